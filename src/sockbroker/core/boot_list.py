@@ -1,0 +1,133 @@
+"""Works out who gets a directory of an app at every start, before anyone asks.
+
+Whoever the policy names under `at_boot.users` must be somebody whom the app allows, else the policy
+contradicts itself and is refused. Members of `at_boot.groups` come and go without the policy being
+touched, and a new member must not keep the broker from starting: whoever of them the app denies is
+left out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sockbroker.core.accounts import Unavailable
+from sockbroker.core.names import OVERFLOW_IDS
+from sockbroker.core.policy import AppText, Position
+from sockbroker.core.registry import Consequence, Registry
+from sockbroker.core.rules import BootList, Rules
+from sockbroker.core.spans import Span, Spans, common, count, merged, overlap, without
+
+_OVERFLOW = merged((number, number) for number in OVERFLOW_IDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What `boot_list` has to know of an app: its rules, and whether they are all of them."""
+
+    allow: Rules
+    deny: Rules
+    # False while a name in `allow` has no id: whoever is not allowed now may be so later.
+    allow_complete: bool
+    gid: int | None
+    uid_range: Span
+
+
+def boot_list(app: AppText, access: Access, registry: Registry) -> BootList:
+    """Resolve `at_boot`, and report what contradicts the rest of the app."""
+    if app.at_boot.position is None:
+        return BootList()
+    named = [*_named(app, access, registry)]
+    users = _permitted_users(app, access, registry, named)
+    members = _permitted_members(app, access, registry)
+    if count(users) > app.max_directories:
+        registry.problems.add(
+            app.at_boot.position,
+            f"at_boot names {count(users)} users and max_directories is {app.max_directories}; "
+            f"write max_directories: {count(users)} or name fewer",
+        )
+    everybody = merged([*users, *members])
+    if count(everybody) > max(app.max_directories, count(users)):
+        registry.warnings.add(
+            app.at_boot.position,
+            f"with the members of its groups at_boot means {count(everybody)} users and "
+            f"max_directories is {app.max_directories}, so that the last ones get no directory; "
+            f"write max_directories: {count(everybody)} or more",
+        )
+    return BootList(spans=everybody, gid=access.gid, gids=registry.primary_gids())
+
+
+def _named(app: AppText, access: Access, registry: Registry) -> Iterator[tuple[Span, Position]]:
+    """Yield the uids of each entry of at_boot.users, leaving out what cannot be told yet."""
+    consequence = Consequence.of(f"at_boot of app {app.name} lacks it")
+    for entry in app.at_boot.users:
+        if entry.name is not None:
+            uid = registry.uid(entry, consequence)
+            if isinstance(uid, int):
+                yield (uid, uid), entry.position
+        elif entry.first != entry.last:
+            if _gids_known(app, access, registry, entry.position):
+                yield (entry.first, entry.last), entry.position
+        elif access.gid is not None or registry.knows_group_of(entry, consequence):
+            yield (entry.first, entry.last), entry.position
+    everyone = app.at_boot.everyone
+    if everyone is not None and _gids_known(app, access, registry, everyone):
+        yield access.uid_range, everyone
+
+
+def _gids_known(app: AppText, access: Access, registry: Registry, position: Position) -> bool:
+    """Tell whether the groups for a whole range can be told."""
+    consequence = Consequence.of(f"at_boot of app {app.name} lacks this range")
+    return access.gid is not None or registry.knows_all_groups(position, consequence)
+
+
+def _permitted_users(
+    app: AppText, access: Access, registry: Registry, named: list[tuple[Span, Position]]
+) -> Spans:
+    """Return the users named under at_boot; report those whom the app denies."""
+    users = without(merged(span for span, _ in named), _OVERFLOW)
+    refused = common(users, access.deny.spans())
+    stray = without(without(users, refused), access.allow.spans())
+    if refused or stray:
+        for span, position in named:
+            for first, last in overlap(span, refused):
+                registry.problems.add(
+                    position,
+                    f"at_boot names {_uids(first, last)}, whom deny of app {app.name} refuses "
+                    f"(line {access.deny.line}); take them out of the one or the other",
+                )
+            for first, last in overlap(span, stray):
+                message = f"at_boot names {_uids(first, last)}, whom allow of app {app.name} does "
+                if access.allow_complete:
+                    message += "not name; add them to allow or take them out of at_boot"
+                    registry.problems.add(position, message)
+                else:
+                    message += "not name as far as can be told now; no directory is made for them"
+                    registry.warnings.add(position, message)
+    return without(without(users, refused), stray)
+
+
+def _permitted_members(app: AppText, access: Access, registry: Registry) -> Spans:
+    """Return the members of groups under at_boot, as far as they can be told and are allowed."""
+    consequence = Consequence.of(f"at_boot of app {app.name} lacks them")
+    uids: set[int] = set()
+    for entry in app.at_boot.groups:
+        gid = registry.group(entry, consequence)
+        if not isinstance(gid, int):
+            continue
+        members = registry.members(entry, gid, consequence)
+        if isinstance(members, Unavailable):
+            continue
+        uids |= members
+        spans = without(merged((uid, uid) for uid in members), access.deny.spans())
+        stray = without(spans, access.allow.spans())
+        if stray:
+            registry.warnings.add(
+                entry.position,
+                f"allow of app {app.name} does not name {count(stray)} of the members (the first "
+                f"is uid {stray[0][0]}), so that they get no directory; add the group to allow",
+            )
+    everybody = merged((uid, uid) for uid in uids)
+    return common(without(everybody, access.deny.spans()), access.allow.spans())
+
+
+def _uids(first: int, last: int) -> str:
+    return f"uid {first}" if first == last else f"uids {first} to {last}"

@@ -1,0 +1,96 @@
+"""Whom an app's `allow`, `deny` and `at_boot` mean on this machine: uids and gids.
+
+Made by `resolution`; `decision` asks the rules, and each knows its line in the policy. A rule for
+one uid is found by one look into a dict however many there are; a range stays two numbers.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from sockbroker.core.spans import Spans, count, ids, merged
+
+# The group of a directory for a uid that has no passwd entry, if the policy names none: nobody's,
+# and so nothing that anyone could rely on.
+NO_GROUP: Final = 65534
+
+
+class RangeRule(NamedTuple):
+    """The uids from first to last, both included, and the line that names them."""
+
+    first: int
+    last: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The resolved form of one `allow` or `deny`."""
+
+    # The line of the word `allow` or `deny`; None where it is not written.
+    line: int | None = None
+    users: Mapping[int, int] = field(default_factory=dict)
+    # Ascending and disjoint: see `disjoint`.
+    ranges: tuple[RangeRule, ...] = ()
+    groups: Mapping[int, int] = field(default_factory=dict)
+    # Uids that the database counts to one of the groups. They deny; they never allow a peer, whose
+    # groups the kernel attests. (For `allow` they are there only to judge `at_boot`.)
+    members: Mapping[int, int] = field(default_factory=dict)
+    everyone: RangeRule | None = None
+
+    def line_for_user(self, uid: int) -> int | None:
+        """Return the line that names `uid` among the users, by itself or in a range."""
+        line = self.users.get(uid)
+        if line is not None or not self.ranges:
+            return line
+        index = bisect_right(self.ranges, uid, key=lambda rule: rule.first) - 1
+        if index >= 0 and uid <= self.ranges[index].last:
+            return self.ranges[index].line
+        return None
+
+    def line_for_groups(self, gids: frozenset[int]) -> int | None:
+        """Return the first line that names one of `gids`."""
+        return min((self.groups[gid] for gid in self.groups.keys() & gids), default=None)
+
+    def line_for_everyone(self, uid: int) -> int | None:
+        """Return the line that says `everyone: true` if that means `uid` too."""
+        if self.everyone is not None and self.everyone.first <= uid <= self.everyone.last:
+            return self.everyone.line
+        return None
+
+    def spans(self) -> Spans:
+        """Return all uids that these rules name, with the members of groups."""
+        everyone = () if self.everyone is None else (self.everyone[:2],)
+        singles = [(uid, uid) for uid in (*self.users, *self.members)]
+        return merged([*singles, *(rule[:2] for rule in self.ranges), *everyone])
+
+
+def disjoint(rules: Iterable[RangeRule]) -> tuple[RangeRule, ...]:
+    """Bring ranges into an order that can be searched: where they overlap one of them is cut."""
+    result: list[RangeRule] = []
+    end = -1
+    for first, last, line in sorted(rules):
+        if last > end:
+            result.append(RangeRule(max(first, end + 1), last, line))
+            end = last
+    return tuple(result)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootList:
+    """Uids that get a directory at every start, each with the group of that directory."""
+
+    spans: Spans = ()
+    # The group that the policy names, for all of them.
+    gid: int | None = None
+    # Else the primary group of each, as far as it is known.
+    gids: Mapping[int, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return count(self.spans)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield (uid, gid), by ascending uid."""
+        for uid in ids(self.spans):
+            yield uid, self.gid if self.gid is not None else self.gids.get(uid, NO_GROUP)
