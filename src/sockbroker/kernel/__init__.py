@@ -1,0 +1,5 @@
+"""What asks or tells the operating system: one module for each facility of the kernel or libc.
+
+These modules decide nothing. They take and return plain values or those of `sockbroker.core`, raise
+OSError unchanged, and know nothing of the broker, the policy or the wire.
+"""

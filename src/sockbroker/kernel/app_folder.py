@@ -1,0 +1,340 @@
+"""An app's folder and the runtime directories in it: `/run/<app>` and `/run/<app>/<uid>`.
+
+The only module that creates, repairs or renames a runtime directory.  The folder is writable by
+root alone, so no one else can change what a name in it stands for; everything *about* a runtime
+directory is its owner's, to change at any moment, and nothing below it is ever looked at here.
+A runtime directory is opened with O_PATH only, never for reading.
+
+The disk is the record: nothing is kept in memory that a killed daemon would have to remember.
+Names in a folder: `<uid>`, `.sockbroker` (the marker), `.new-<uid>-<hex>` (being made) and
+`.old-<uid>-<hex>` (moved aside, waits to be deleted).  Others are not ours and are left alone.
+
+Not for two threads at once, and not for two brokers: see `directories.Base.lock`.  The deletion of
+what was moved aside may go on beside it in another thread.
+"""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from sockbroker.core.names import parse_uid
+from sockbroker.kernel.entries import (
+    Owned,
+    bring,
+    has_acl,
+    look_at,
+    not_a_directory,
+    open_entry,
+    open_list,
+    remove_acls,
+    set_mode,
+    set_owner,
+)
+from sockbroker.kernel.obstacles import LimitReached, NoSuchDirectory, Obstructed
+from sockbroker.kernel.syscalls import RENAME_NOREPLACE, Status, renameat2
+
+MARKER: Final = ".sockbroker"
+MOUNTED: Final = "something is mounted on it"
+NOBODY: Final = 2**32 - 1  # (uid_t)-1: no uid and no gid
+
+# 64 random bits: no state to keep, and two of them do not meet.
+_UID_AND_TAG: Final = r"(0|[1-9][0-9]{0,9})-[0-9a-f]{16}"
+_STAGED: Final = re.compile(r"\.new-" + _UID_AND_TAG)
+_REMOVED: Final = re.compile(r"\.old-" + _UID_AND_TAG)
+
+# An owner who changes his directory in a loop can spoil a repair, but only his own, and not for
+# ever: after so many tries he is told that something is in the way.
+_ATTEMPTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """How a runtime directory shall be; without a gid the group is never wrong."""
+
+    mode: int
+    gid: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """How a runtime directory is.
+
+    `obstruction` says why it is none that the broker could have made, else None.  Of what is
+    mounted on it nothing is asked, because a file server may never answer: then uid and gid are
+    NOBODY and mode, device and inode 0.
+    """
+
+    uid: int
+    gid: int
+    mode: int
+    obstruction: str | None
+    acl: bool
+    device: int
+    inode: int
+
+
+_MOUNTED: Final = Entry(
+    uid=NOBODY,
+    gid=NOBODY,
+    mode=0,
+    obstruction=MOUNTED,
+    acl=False,
+    device=0,
+    inode=0,
+)
+
+Outcome = Literal["created", "existing", "repaired"]
+State = Literal["ok", "drifted", "obstructed"]
+
+
+class Folder:
+    """An app's folder, as `Base` opened and checked it; owns an O_PATH descriptor of it."""
+
+    def __init__(self, descriptor: int, path: str, app: str, status: Status) -> None:
+        self._descriptor = descriptor
+        # Device and inode: no other directory has them while the descriptor is open.
+        self.identity = (status.device, status.inode)
+        self.path = path
+        self.app = app
+
+    def fileno(self) -> int:
+        """Return the O_PATH descriptor of the folder, which stays this object's."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Close the descriptor; a second time does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def path_of(self, uid: int) -> str:
+        """Return the path of the runtime directory of `uid`, there or not."""
+        return f"{self.path}/{uid}"
+
+    def look(self, uid: int) -> Entry | None:
+        """Tell how the runtime directory of `uid` is; None if nothing has its name."""
+        try:
+            descriptor = open_entry(self._descriptor, str(uid))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return _MOUNTED
+        with Owned(descriptor):
+            return _entry(descriptor, uid)
+
+    def state(self, entry: Entry, wanted: Wanted) -> State:
+        """Tell whether `entry` is what the policy wants."""
+        if entry.obstruction is not None:
+            return "obstructed"
+        if entry.mode != wanted.mode or entry.acl or wanted.gid not in {None, entry.gid}:
+            return "drifted"
+        return "ok"
+
+    def ensure(self, uid: int, wanted: Wanted, *, new_gid: int, limit: int) -> Outcome:
+        """Make the runtime directory of `uid`, or bring it to what is wanted.
+
+        `new_gid` is the group of one that is made while none is wanted.  Obstructed; LimitReached
+        before it makes one more than `limit`; OSError (ENOSPC ...) with nothing done, or, in a
+        repair, with nothing wider than before.  FileNotFoundError: the folder itself is gone.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                descriptor = open_entry(self._descriptor, str(uid))
+            except FileNotFoundError:
+                if self.count() >= limit:
+                    raise LimitReached("directories", limit) from None
+                gid = new_gid if wanted.gid is None else wanted.gid
+                if self._create(uid, wanted.mode, gid):
+                    return "created"
+                continue  # somebody made it meanwhile
+            except OSError as error:
+                if error.errno == errno.EXDEV:
+                    raise Obstructed(self.path_of(uid), MOUNTED) from None
+                raise
+            with Owned(descriptor):
+                return self._repair(descriptor, uid, wanted)
+        raise Obstructed(self.path_of(uid), "appears and vanishes while it is looked at")
+
+    def count(self) -> int:
+        """Count the directories in the folder, those that wait to be deleted too.
+
+        Costs one call where the file system counts them itself (tmpfs, ext4, xfs); then every
+        folder is counted but the marker.  Else (btrfs, overlayfs) all names have to be read.
+        """
+        links = look_at(self._descriptor).links  # the name, ".", and ".." in each folder below
+        if links >= 3:
+            return links - 3
+        return sum(
+            parse_uid(name) is not None
+            or _STAGED.fullmatch(name) is not None
+            or _REMOVED.fullmatch(name) is not None
+            for name in self._names()
+        )
+
+    def uids(self) -> Iterator[int]:
+        """Yield the uids that something in the folder is named after, in no order.
+
+        Holds a descriptor until it is exhausted or closed; what is made or removed meanwhile may
+        or may not be seen.
+        """
+        for name in self._names():
+            uid = parse_uid(name)
+            if uid is not None:
+                yield uid
+
+    def move_aside(self, uid: int) -> str:
+        """Take the runtime directory of `uid` away from its name; return its new one.
+
+        It is as it was, and its owner's, until `removal.remove` takes it.  NoSuchDirectory,
+        Obstructed.
+        """
+        entry = self.look(uid)
+        if entry is None:
+            raise NoSuchDirectory(self.path_of(uid), uid)
+        if entry.obstruction is not None:
+            raise Obstructed(self.path_of(uid), entry.obstruction)
+        aside = f".old-{uid}-{_tag()}"
+        try:
+            self._rename(str(uid), aside)
+        except FileNotFoundError:
+            raise NoSuchDirectory(self.path_of(uid), uid) from None
+        except OSError as error:
+            if error.errno == errno.EBUSY:  # mounted on since the look
+                raise Obstructed(self.path_of(uid), MOUNTED) from None
+            raise
+        return aside
+
+    def put_back(self, name: str, uid: int) -> None:
+        """Undo `move_aside`, before anything was deleted; FileExistsError if there is a new one."""
+        found = _REMOVED.fullmatch(name)
+        if found is None or found[1] != str(uid):
+            raise ValueError(f"not what was moved aside for uid {uid}: {name!r}")
+        self._rename(name, str(uid))
+
+    def removed(self) -> list[str]:
+        """Name what was moved aside and is still there."""
+        return [name for name in self._names() if _REMOVED.fullmatch(name)]
+
+    def sweep(self) -> list[str]:
+        """Remove what a killed run left half made; name what still has to be deleted.
+
+        A staged directory is empty unless its owner, who it was given to just before the kill,
+        has put something into it: then it is moved aside like one that was released.
+        """
+        for name in [name for name in self._names() if _STAGED.fullmatch(name)]:
+            self._discard(name)
+        return self.removed()
+
+    def _create(self, uid: int, mode: int, gid: int) -> bool:
+        """Make the directory under another name, complete, then give it its own.
+
+        False if somebody else was there first.  The mode comes before the owner: until then it is
+        root's, and afterwards a kill finds it complete.
+        """
+        staged = f".new-{uid}-{_tag()}"
+        os.mkdir(staged, 0o700, dir_fd=self._descriptor)
+        try:
+            with Owned(open_entry(self._descriptor, staged)) as directory:
+                remove_acls(directory)  # inherited, where an administrator gave the folder one
+                set_mode(directory, mode)
+                set_owner(directory, uid, gid)
+                entry = _entry(directory, uid)
+            if entry.obstruction or (entry.mode, entry.gid, entry.acl) != (mode, gid, False):
+                raise Obstructed(
+                    self.path_of(uid),
+                    f"came out as mode {entry.mode:04o} and group {entry.gid},"
+                    f" not {mode:04o} and {gid}",
+                )
+            self._rename(staged, str(uid))
+        except FileExistsError:
+            self._discard(staged)
+            return False
+        except BaseException:
+            self._discard(staged)
+            raise
+        return True
+
+    def _repair(self, directory: int, uid: int, wanted: Wanted) -> Outcome:
+        """Bring the directory to what is wanted, by descriptor; see `entries.bring`."""
+        entry = _entry(directory, uid)
+        if entry.obstruction is not None:
+            raise Obstructed(self.path_of(uid), entry.obstruction)
+        if self.state(entry, wanted) == "ok":
+            return "existing"
+        for _ in range(_ATTEMPTS):
+            bring(
+                directory,
+                was_mode=entry.mode,
+                was_gid=entry.gid,
+                acl=entry.acl,
+                mode=wanted.mode,
+                gid=entry.gid if wanted.gid is None else wanted.gid,
+            )
+            entry = _entry(directory, uid)
+            if self.state(entry, wanted) == "ok":
+                return "repaired"
+        raise Obstructed(
+            self.path_of(uid),
+            f"is mode {entry.mode:04o} again and again after it was set to {wanted.mode:04o}",
+        )
+
+    def _rename(self, old: str, new: str) -> None:
+        folder = self._descriptor
+        renameat2(old, new, old_dir_fd=folder, new_dir_fd=folder, flags=RENAME_NOREPLACE)
+
+    def _discard(self, staged: str) -> None:
+        """Remove a staged directory, or move it aside if its owner put something into it."""
+        try:
+            os.rmdir(staged, dir_fd=self._descriptor)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            # EBUSY: its owner has mounted something on it. It stays, is counted, and is tried
+            # again at the next sweep.
+            if error.errno == errno.ENOTEMPTY:
+                self._rename(staged, f".old-{staged.split('-')[1]}-{_tag()}")
+            elif error.errno != errno.EBUSY:
+                raise
+
+    def _names(self) -> Iterator[str]:
+        with Owned(open_list(self._descriptor)) as listing, os.scandir(listing) as entries:
+            for entry in entries:
+                yield entry.name
+
+
+def _entry(descriptor: int, uid: int) -> Entry:
+    status = look_at(descriptor)
+    obstruction = not_a_directory(status)
+    if obstruction is None and status.uid != uid:
+        obstruction = f"belongs to uid {status.uid}, not {uid}"
+    return Entry(
+        uid=status.uid,
+        gid=status.gid,
+        mode=stat.S_IMODE(status.mode),
+        obstruction=obstruction,
+        acl=obstruction is None and has_acl(descriptor),
+        device=status.device,
+        inode=status.inode,
+    )
+
+
+def _tag() -> str:
+    return os.urandom(8).hex()
