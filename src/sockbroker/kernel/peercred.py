@@ -1,0 +1,66 @@
+"""Who is at the other end of a connected Unix socket, as the kernel attests it.
+
+Read once, when a connection is accepted.  Nothing that a peer sends is looked at.  Source:
+unix(7) (SO_PEERCRED) and include/uapi/asm-generic/socket.h (SO_PEERGROUPS, which unix(7) lacks).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import socket
+import struct
+
+from sockbroker.core.peer import Peer
+
+SO_PEERGROUPS = 59
+"""asm-generic value; Python 3.11 to 3.13 have no name for it."""
+
+_UCRED = struct.Struct("iII")  # uids are unsigned: "iii" would turn 4294967294 into -2
+_SMALL = 1024  # the most that socket.getsockopt takes: 256 groups
+
+MOST_GROUPS = 1024
+"""More are taken for a list that cannot be read.  The kernel allows 65,536, which a user can give
+himself in a user namespace, and which would cost 4 MiB and 6 ms for each connection."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def credentials(connection: socket.socket) -> tuple[int, int, int]:
+    """Return (pid, uid, gid) of the peer of `connection`; for a client, of who called listen()."""
+    pid, uid, gid = _UCRED.unpack(
+        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
+    return pid, uid, gid
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Return the peer of a connection that was just accepted; OSError if the kernel won't say.
+
+    Groups that cannot be read are None, which a policy takes for doubt, never for "no groups".
+    """
+    pid, uid, gid = credentials(connection)
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _SMALL)
+    except OSError as error:
+        many = _many_groups(connection.fileno()) if error.errno == errno.ERANGE else None
+        groups = None if many is None else _groups(many)
+    else:
+        groups = _groups(raw)
+    return Peer(uid=uid, gid=gid, pid=pid, groups=groups)
+
+
+@functools.lru_cache(maxsize=256)
+def _groups(raw: bytes) -> frozenset[int]:
+    """Decode a list of gid_t; the processes of one user share theirs."""
+    return frozenset(memoryview(raw).cast("I"))
+
+
+def _many_groups(descriptor: int) -> bytes | None:
+    """Read a group list that does not fit into what Python's getsockopt takes."""
+    buffer = ctypes.create_string_buffer(MOST_GROUPS * 4)
+    length = ctypes.c_uint32(len(buffer))
+    if _libc.getsockopt(descriptor, socket.SOL_SOCKET, SO_PEERGROUPS, buffer, ctypes.byref(length)):
+        return None
+    return buffer.raw[: length.value]
