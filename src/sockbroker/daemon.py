@@ -1,0 +1,373 @@
+"""The entry point `sockbrokerd`: puts the parts together, becomes a daemon, and ends.
+
+Everything that exists once in the process is made here and handed to who needs it; nothing else
+reads the environment, the command line or the clock of a start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import daemon as python_daemon
+
+from sockbroker import __version__
+from sockbroker.broker import Broker
+from sockbroker.core.policy import PolicyError
+from sockbroker.disposal import Disposal
+from sockbroker.folders import Folders
+from sockbroker.generation import Generation
+from sockbroker.interfaces import service
+from sockbroker.kernel.directories import Base, BaseLocked
+from sockbroker.kernel.listeners import ListenerError
+from sockbroker.kernel.loop import Loop, block_signals
+from sockbroker.kernel.policyfile import PolicyFileError
+from sockbroker.kernel.root_path import DirectoryError, open_root_path
+from sockbroker.kernel.service_manager import Inherited, Notifier, systemd_is_running, take
+from sockbroker.kernel.worker import Worker
+from sockbroker.launch import Launch, in_background
+from sockbroker.layout import Report, sweep
+from sockbroker.loading import load, problems_of
+from sockbroker.logs import Logger, logger_for, syslog_logger
+from sockbroker.pidfile import PidFile
+from sockbroker.server import Server
+from sockbroker.sockets import Sockets
+from sockbroker.status import Status
+from sockbroker.uninstall import remove_directories
+
+SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+
+MOST_DESCRIPTORS = 8192
+"""More than the connections, folders and workers ever need; python-daemon 2 tries to close each
+descriptor up to the limit, which a container may set to a billion."""
+
+MOST_CONNECTIONS = 4096
+"""As many as systemd's own Varlink services take; less where descriptors are few."""
+
+SECONDS_TO_DRAIN = 4.0
+"""What running calls get at the end; the contract gives the whole end 5."""
+
+SECONDS_UNHEARD = 1.0
+"""What a peer that was accepted and has not spoken yet gets at the end."""
+
+SECONDS_BETWEEN_PROGRESS = 1.0
+
+EXIT_POLICY = 65  # EX_DATAERR, sysexits(3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The command line."""
+
+    policy: str
+    base: str
+    runtime_directory: str
+    control_name: str
+    daemonize: bool
+    remove_directories: bool
+    force: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon; returns its exit status."""
+    block_signals(SIGNALS)
+    _open_standard_descriptors()
+    inherited = take(os.environ, os.getpid())
+    os.umask(0o077)
+    options = _options(arguments)
+    if os.geteuid() != 0:
+        return _complain("sockbrokerd makes directories for others, so it must be started by root")
+    if options.remove_directories:
+        return remove_directories(options.base, force=options.force)
+    _limit_descriptors()
+    if not options.daemonize:
+        return _foreground(options, inherited)
+    if systemd_is_running() and options.base == "/run":
+        return _complain("systemd runs this machine; use: systemctl start sockbroker.service")
+    return in_background(lambda launch: _background(options, launch))
+
+
+def _options(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(
+        prog="sockbrokerd", description="Hands out runtime directories, /run/<app>/<uid>."
+    )
+    add = parser.add_argument
+    add("--policy", metavar="FILE", default="/etc/sockbroker.yaml", help="default: %(default)s")
+    add("--base", metavar="DIR", default="/run", help="where apps have folders; default: /run")
+    add("--runtime-directory", metavar="DIR", help="the daemon's own; default: BASE/sockbroker")
+    add("--control-name", metavar="NAME", default="sockbroker", help="the abstract socket's name")
+    add("--daemonize", action="store_true", help="go to the background once the broker answers")
+    add(
+        "--remove-directories",
+        action="store_true",
+        help="instead of serving, remove all directories that nobody uses (to uninstall)",
+    )
+    add("--force", action="store_true", help="with --remove-directories: those in use as well")
+    add("--version", action="version", version=f"sockbrokerd {__version__}")
+    given = parser.parse_args(arguments)
+    if not given.control_name or "\0" in given.control_name or len(given.control_name) > 100:
+        parser.error("--control-name: 1 to 100 characters; an empty one would be any free name")
+    base = os.path.abspath(given.base)
+    return Options(
+        policy=os.path.abspath(given.policy),
+        base=base,
+        runtime_directory=os.path.abspath(given.runtime_directory or f"{base}/sockbroker"),
+        control_name=given.control_name,
+        daemonize=given.daemonize,
+        remove_directories=given.remove_directories,
+        force=given.force,
+    )
+
+
+def _complain(text: str) -> int:
+    print(f"sockbrokerd: {text}", file=sys.stderr)
+    return 1
+
+
+def _open_standard_descriptors() -> None:
+    """Fill 0, 1 and 2 if they are closed: the lock must not become standard input, and be lost."""
+    while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
+
+
+def _limit_descriptors() -> None:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if most < hard or hard == resource.RLIM_INFINITY:  # else a service manager has seen to it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _foreground(options: Options, inherited: Inherited) -> int:
+    logger = logger_for(2, inherited.journal_stream)
+    with python_daemon.DaemonContext(
+        detach_process=False,
+        chroot_directory=None,
+        working_directory="/",
+        umask=0o077,
+        uid=None,
+        gid=None,
+        initgroups=False,
+        prevent_core=True,
+        files_preserve=list(inherited.descriptors),
+        pidfile=None,  # written by ourselves, and for information only
+        signal_map={},  # the loop has its own
+        stdin=None,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+    ):
+        return Daemon(options, inherited, logger).run(Launch(None))
+
+
+def _background(options: Options, launch: Launch) -> int:
+    with python_daemon.DaemonContext(
+        detach_process=True,
+        chroot_directory=None,
+        working_directory="/",
+        umask=0o077,
+        uid=None,
+        gid=None,
+        initgroups=False,
+        prevent_core=True,
+        files_preserve=launch.descriptors(),
+        pidfile=None,
+        signal_map={},
+        stdin=None,
+        stdout=None,
+        stderr=None,
+    ):
+        return Daemon(options, Inherited(), syslog_logger()).run(launch)
+
+
+class Daemon:
+    """One run, from the lock to the last reply."""
+
+    def __init__(self, options: Options, inherited: Inherited, log: Logger) -> None:
+        self._options = options
+        self._inherited = inherited
+        self._log = log
+        self._notifier = Notifier(inherited.notify_socket)
+
+    def run(self, launch: Launch) -> int:
+        """Start, tell `launch` how that went, serve, and end; returns the exit status."""
+        try:
+            with ExitStack() as stack:
+                try:
+                    self._start(stack, launch)
+                except (PolicyError, PolicyFileError) as error:
+                    return self._fail(launch, problems_of(error), EXIT_POLICY)
+                except (BaseLocked, DirectoryError, ListenerError) as error:
+                    return self._fail(launch, (str(error),), 1)
+                except OSError as error:
+                    where = f"{error.filename}: " if error.filename else ""
+                    return self._fail(launch, (f"{where}{error.strerror}",), 1)
+                self._loop.run(self._server.between, self._server.next_deadline)
+        except Exception as fault:
+            self._log.critical("fault", fault=fault)
+            return self._fail(launch, (f"a fault of the program: {fault!r}",), 1)
+        self._log.info("stopped")
+        return 0
+
+    def _fail(self, launch: Launch, problems: Sequence[str], status: int) -> int:
+        self._log.critical("not started", problems=list(problems))
+        self._notifier.tell(f"STATUS=not started: {problems[0]}")
+        launch.failed(problems, status)
+        return status
+
+    def _start(self, stack: ExitStack, launch: Launch) -> None:
+        options = self._options
+        sys.setswitchinterval(0.0005)  # else a worker that computes holds each call up by 5 ms
+        base = stack.enter_context(Base.open(options.base))
+        base.lock()
+        document, policy = load(options.policy)
+        own = open_root_path(options.runtime_directory, make_mode=0o755)
+        stack.callback(os.close, own)
+
+        loop = self._loop = Loop()
+        stack.callback(loop.close)
+        folders = Folders(base)
+        stack.callback(folders.close)
+        reader, look_ups, remover = (
+            Worker(name, loop.call_from_thread) for name in ("policy", "accounts", "removal")
+        )
+        disposal = Disposal(
+            folders, loop, remover, lambda text: self._log.warning("not deleted", why=text)
+        )
+        stack.callback(disposal.stop)
+
+        sockets = Sockets(
+            control_name=options.control_name,
+            runtime_directory=options.runtime_directory,
+            log=self._log,
+        )
+        stack.callback(sockets.close)
+        sockets.set_up(self._inherited.descriptors)
+
+        generation = self._generation = Generation(
+            options.policy,
+            document,
+            policy,
+            folders=folders,
+            loop=loop,
+            worker=reader,
+            log=self._log,
+            changed=self._tell_status,
+        )
+        self._set_up_disk(generation, folders, disposal, launch)
+
+        broker = Broker(
+            folders=folders,
+            disposal=disposal,
+            look_ups=look_ups,
+            log=self._log,
+            generation=generation,
+        )
+        self._status = Status(
+            __version__,
+            generation=generation,
+            sockets=sockets,
+            disposal=disposal,
+            broker=broker,
+            server=lambda: self._server,
+        )
+        self._server = Server(
+            loop,
+            service({**broker.handlers(), **self._status.handlers()}),
+            most_connections=_most_connections(),
+            fault=lambda peer, error: self._log.error(
+                "fault", uid=peer.uid, pid=peer.pid, fault=error
+            ),
+            violation=lambda peer, error: broker.violation(peer, str(error)),
+        )
+        stack.callback(self._server.close)
+        sockets.serve(
+            loop,
+            lambda listener, operator: self._server.listen(listener, operator=operator),
+            self._tell_status,
+        )
+        stack.enter_context(PidFile(own, "sockbrokerd.pid", self._log))
+        loop.on_signal(signal.SIGHUP, self._reload)
+        loop.on_signal(signal.SIGTERM, self._drain)
+        loop.on_signal(signal.SIGINT, self._drain)
+        if self._inherited.watchdog_seconds:
+            self._feed_watchdog(self._inherited.watchdog_seconds / 2)
+        self._notifier.ready(self._status.line())
+        self._log.info(
+            "ready",
+            version=__version__,
+            sockets=sockets.names(),
+            policy=options.policy,
+            apps=len(policy.apps),
+            state=self._status.state,
+            problems=self._status.problems()[:20],
+        )
+        launch.ready()
+
+    def _set_up_disk(
+        self, generation: Generation, folders: Folders, disposal: Disposal, launch: Launch
+    ) -> None:
+        """Bring the disk to the policy before anybody is served, and tell how far it is."""
+        report = Report()
+        sweep(folders, disposal.add, report)
+        began = told = time.monotonic()
+        for _ in generation.set_up(report):
+            now = time.monotonic()
+            if now - told >= SECONDS_BETWEEN_PROGRESS:
+                told = now
+                text = f"setting up: {report.seen} directories so far"
+                self._notifier.extend_start(30, text)
+                self._log.info("setting up", directories=report.seen)
+                launch.progress(text)
+        self._log.info(
+            "set up",
+            created=report.created,
+            repaired=report.repaired,
+            right=report.right,
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    def _tell_status(self) -> None:
+        self._notifier.status(self._status.line())
+
+    def _reload(self) -> None:
+        self._notifier.reloading()
+        self._generation.reload(lambda _problems: self._notifier.ready(self._status.line()))
+
+    def _feed_watchdog(self, seconds: float) -> None:
+        self._notifier.alive()
+        self._loop.call_later(seconds, lambda: self._feed_watchdog(seconds))
+
+    def _drain(self) -> None:
+        """Take no more peers, let what runs end, and go."""
+        if self._status.draining:
+            return
+        self._status.draining = True
+        self._notifier.stopping()
+        self._server.stop_listening()
+        began = time.monotonic()
+
+        def look() -> None:
+            waited = time.monotonic() - began
+            left = self._server.drain(unheard_too=waited >= SECONDS_UNHEARD)
+            if not left or waited >= SECONDS_TO_DRAIN:
+                self._loop.stop()
+            else:
+                self._loop.call_later(0.02, look)
+
+        look()
+
+
+def _most_connections() -> int:
+    """Leave a quarter of the descriptors for folders, files and what else is open."""
+    return min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

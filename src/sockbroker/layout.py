@@ -1,0 +1,114 @@
+"""Brings the disk to the policy: at every start, and after every reload.
+
+Every existing directory of a known app is compared and repaired, app folders are made, and so are
+the directories that the policy wants at boot.  What cannot be made is reported and stops nothing
+else.  It is a generator, so that the start can run it through at once and a reload can run it in
+slices between the calls of peers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from sockbroker.core.policy import App, Policy
+from sockbroker.folders import Folders
+from sockbroker.kernel.app_folder import Folder, Wanted
+from sockbroker.kernel.obstacles import LimitReached, Obstructed
+
+Dispose = Callable[[str, str], None]
+"""Has what was moved aside deleted: called with the app and the dot-name."""
+
+MOST_PROBLEMS = 100
+"""Problems kept one by one; the rest is counted."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a pass came to."""
+
+    created: int = 0
+    repaired: int = 0
+    right: int = 0
+    orphans: frozenset[str] = frozenset()
+    """App folders that are the broker's and of which the policy has no app."""
+    problems: list[str] = field(default_factory=list)
+    more_problems: int = 0
+
+    def problem(self, text: str) -> None:
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(text)
+        else:
+            self.more_problems += 1
+
+    @property
+    def seen(self) -> int:
+        return self.created + self.repaired + self.right
+
+    def all_problems(self) -> tuple[str, ...]:
+        if not self.more_problems:
+            return tuple(self.problems)
+        return (*self.problems, f"and {self.more_problems} more of this kind")
+
+
+def sweep(folders: Folders, dispose: Dispose, report: Report) -> None:
+    """Clean up after a killed run; only at start, when nothing of this run is under way."""
+    folders.base.sweep()
+    for name in folders.base.scan():
+        try:
+            folder = folders.base.find(name)
+            if folder is not None:
+                with folder:
+                    for left in folder.sweep():
+                        dispose(name, left)
+        except (Obstructed, OSError) as error:
+            report.problem(_sentence(f"{folders.base.path}/{name}", error))
+
+
+def bring(folders: Folders, policy: Policy, report: Report) -> Iterator[None]:
+    """Bring the disk to `policy`, yielding after each directory; `report` fills meanwhile."""
+    report.orphans = frozenset(folders.base.scan()).difference(policy.apps, policy.unserved)
+    for app in policy.apps.values():
+        try:
+            folder = folders.of(app)
+        except (Obstructed, OSError) as error:
+            report.problem(_sentence(f"{folders.base.path}/{app.name}", error))
+            continue
+        existing = set()
+        for uid in folder.uids():
+            existing.add(uid)
+            _ensure(folder, app, uid, None, report)
+            yield
+        for uid, gid in app.at_boot:
+            if uid not in existing:
+                _ensure(folder, app, uid, gid, report)
+                yield
+
+
+def _ensure(folder: Folder, app: App, uid: int, gid: int | None, report: Report) -> None:
+    """`gid` is None for a directory that exists: it is compared and not made."""
+    wanted = Wanted(mode=app.mode, gid=app.gid)
+    try:
+        if gid is None and folder.look(uid) is None:
+            return  # released meanwhile
+        new_gid = 0 if gid is None else gid
+        outcome = folder.ensure(uid, wanted, new_gid=new_gid, limit=app.max_directories)
+    except (Obstructed, LimitReached, OSError) as error:
+        report.problem(_sentence(f"{folder.path}/{uid}", error))
+        return
+    if outcome == "created":
+        report.created += 1
+    elif outcome == "repaired":
+        report.repaired += 1
+    else:
+        report.right += 1
+
+
+def _sentence(path: str, error: Exception) -> str:
+    if isinstance(error, Obstructed):
+        return f"{error.path}: {error.reason}"
+    if isinstance(error, LimitReached):
+        return f"{path}: the limit of {error.limit} {error.resource} is reached (max_directories)"
+    if isinstance(error, OSError):
+        return f"{path}: {error.strerror}"
+    return f"{path}: {error}"

@@ -1,0 +1,231 @@
+"""How the daemon logs: structlog, configured here and nowhere else.
+
+One line for each change or refusal, as a dictionary of an event and its fields.  Under the journal
+it is a JSON line with the priority prefix of sd-daemon(3); on a terminal a readable line; for a
+daemon in the background, which has no standard error, a datagram to /dev/log as JSON.  JSON
+escapes whatever could start a line of its own or steer a terminal, and so does the readable form.
+
+Writing never blocks: a log that takes nothing loses lines, and the next line that gets through
+says how many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import structlog
+
+from sockbroker.core.escaping import escape
+
+Event = MutableMapping[str, Any]
+Logger = Any
+"""A structlog bound logger; its methods are made at run time."""
+
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""syslog(3) priorities by structlog's method names."""
+
+LINES_A_MINUTE = 60
+"""For each uid: enough to see what goes wrong, too few to fill a disk."""
+
+MOST_UIDS = 1024
+"""Uids whose lines are counted at a time; one user may have 65,536 of them."""
+
+_SYSLOG_DAEMON = 3 << 3  # LOG_DAEMON, syslog(3)
+
+
+class Output:
+    """Takes finished lines; what structlog calls a logger."""
+
+    def __init__(self, write: Callable[[bytes], bool]) -> None:
+        self._write = write
+        self._lost = 0
+
+    def msg(self, line: str) -> None:
+        if self._lost:
+            note = f"{self._lost} log lines were lost before this one"
+            if not self._write(f'<4>{{"event": "{note}"}}\n'.encode()):
+                self._lost += 1
+                return
+            self._lost = 0
+        if not self._write(line.encode("ascii", "backslashreplace")):
+            self._lost += 1
+
+    debug = info = warning = error = critical = msg
+
+
+def journal_logger(descriptor: int) -> Logger:
+    """Log as JSON lines with a priority, to the journal's stream."""
+    return _logger(Output(_stream(descriptor)), _with_priority, _json_line)
+
+
+def plain_logger(descriptor: int) -> Logger:
+    """Log for a file or pipe: JSON lines with the time."""
+    return _logger(Output(_stream(descriptor)), _with_level, _with_time, _json_line)
+
+
+def terminal_logger(descriptor: int) -> Logger:
+    """Log for a person at a terminal."""
+    return _logger(Output(_stream(descriptor)), _with_level, _readable_line)
+
+
+def syslog_logger() -> Logger:
+    """Log as JSON datagrams to /dev/log, for a daemon in the background; lost if none listens."""
+    return _logger(Output(_syslog()), _with_priority, _json_line)
+
+
+def logger_for(descriptor: int, journal_stream: str | None) -> Logger:
+    """Choose by what standard error is: `journal_stream` is $JOURNAL_STREAM, systemd.exec(5)."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return syslog_logger()
+    if journal_stream == f"{status.st_dev}:{status.st_ino}":
+        return journal_logger(descriptor)
+    if stat.S_ISCHR(status.st_mode) and os.isatty(descriptor):
+        return terminal_logger(descriptor)
+    return plain_logger(descriptor)
+
+
+def _logger(output: Output, *processors: Any) -> Logger:
+    return structlog.wrap_logger(
+        output,
+        processors=[_with_exception, *processors],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        context_class=dict,
+        cache_logger_on_first_use=True,
+    )
+
+
+# Processors: from an event to one line.
+
+
+def _with_exception(_logger: Logger, _method: str, event: Event) -> Event:
+    error = event.pop("fault", None)
+    if isinstance(error, BaseException):
+        event["fault"] = f"{type(error).__name__}: {error}"
+        trace = error.__traceback__
+        places = []
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            places.append(f"{os.path.basename(code.co_filename)}:{trace.tb_lineno} {code.co_name}")
+            trace = trace.tb_next
+        event["trace"] = places
+    return event
+
+
+def _with_priority(_logger: Logger, method: str, event: Event) -> Event:
+    event["_prefix"] = f"<{PRIORITIES.get(method, 6)}>"
+    return event
+
+
+def _with_level(_logger: Logger, method: str, event: Event) -> Event:
+    event["level"] = method
+    return event
+
+
+def _with_time(_logger: Logger, _method: str, event: Event) -> Event:
+    event["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return event
+
+
+def _json_line(_logger: Logger, _method: str, event: Event) -> str:
+    prefix = event.pop("_prefix", "")
+    line = {"event": event.pop("event"), **event}
+    return f"{prefix}{json.dumps(line, ensure_ascii=True, default=str)}\n"
+
+
+def _readable_line(_logger: Logger, _method: str, event: Event) -> str:
+    level = event.pop("level")
+    name = event.pop("event")
+    fields = " ".join(f"{key}={_readable(value)}" for key, value in event.items())
+    return f"{level:8} {escape(str(name))} {fields}".rstrip() + "\n"
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_readable(item) for item in value) + "]"
+    text = escape(str(value))
+    return f'"{text}"' if " " in text or not text else text
+
+
+# Where lines go.  Each takes a line and says whether it went.
+
+
+def _stream(descriptor: int) -> Callable[[bytes], bool]:
+    try:
+        is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:
+        return lambda _line: False
+    if is_socket:  # the journal: sending without waiting needs no change to what others share
+        stream = socket.socket(fileno=os.dup(descriptor))
+
+        def send(line: bytes) -> bool:
+            try:
+                return stream.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == len(line)
+            except OSError:
+                return False
+
+        return send
+    writable = select.poll()
+    writable.register(descriptor, select.POLLOUT)
+
+    def write(line: bytes) -> bool:
+        try:
+            # pipe(7): a pipe that polls writable takes PIPE_BUF bytes without waiting.
+            if not writable.poll(0):
+                return False
+            os.write(descriptor, line[: select.PIPE_BUF])
+        except OSError:
+            return False
+        return True
+
+    return write
+
+
+def _syslog() -> Callable[[bytes], bool]:
+    log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    name = f"sockbrokerd[{os.getpid()}]: ".encode()
+
+    def send(line: bytes) -> bool:
+        priority, _, text = line.rstrip(b"\n")[1:].partition(b">")
+        datagram = b"<%d>%s%s" % (_SYSLOG_DAEMON | int(priority), name, text)
+        try:
+            log.sendto(datagram, socket.MSG_DONTWAIT, "/dev/log")
+        except OSError:
+            return False
+        return True
+
+    return send
+
+
+class RateLimit:
+    """Lets so many lines a minute through for each uid, and counts the rest."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._windows: OrderedDict[int, list[float]] = OrderedDict()
+
+    def admit(self, uid: int) -> int | None:
+        """Return None if no line about `uid` may be written, else how many were left out."""
+        now = self._clock()
+        window = self._windows.get(uid)
+        if window is None or now - window[0] >= 60:
+            suppressed = int(window[2]) if window else 0
+            self._windows[uid] = [now, 1, 0]
+            self._windows.move_to_end(uid)
+            if len(self._windows) > MOST_UIDS:
+                self._windows.popitem(last=False)
+            return suppressed
+        window[1] += 1
+        if window[1] > LINES_A_MINUTE:
+            window[2] += 1
+            return None
+        return 0

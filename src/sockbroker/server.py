@@ -1,0 +1,395 @@
+"""Serves the peers: connections, their limits, their deadlines, and whose turn it is.
+
+It knows sockets and conversations, and nothing of directories or policies.  What a peer controls
+here is when it connects, what and how slowly it sends and reads, and when it goes; none of that may
+cost another uid more than a short turn.  So calls are served in turn by account (a uid, or the
+operators together), one at a time; nobody who is alone waits, and a crowd from one account only
+delays itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sockbroker.core.peer import Peer
+from sockbroker.core.service import Conversation, Service
+from sockbroker.core.varlink import ProtocolError
+from sockbroker.kernel.loop import ENDED, READABLE, WRITABLE, Loop
+from sockbroker.kernel.peercred import peer_of
+
+ACCEPTED_AT_ONCE = 8
+"""To accept many and answer at once defers all closing: measured, p99 is best at 4 to 8."""
+
+CALLS_A_ROUND = 32
+"""Calls between two looks at the kernel: about 2 ms, which a newcomer waits at most."""
+
+RECEIVED_AT_ONCE = 32 * 1024
+"""Two messages of the largest size; a pipelining peer is read again when these are answered."""
+
+SECONDS_FOR_A_MESSAGE = 10.0
+"""For the first byte, for each message once begun, and for a peer to take a reply."""
+
+SECONDS_WITHOUT_DESCRIPTORS = 0.1
+"""Pause of accepting when the system has no descriptor left and no idle peer could be dropped."""
+
+OPERATORS = -1
+"""The account of all operators; every other account is a uid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a handler may know about who calls: the kernel's word, and the socket it came by."""
+
+    peer: Peer
+    operator: bool
+
+
+class Connection:
+    """One peer; owns its socket."""
+
+    __slots__ = (
+        "account",
+        "conversation",
+        "deadline",
+        "ending",
+        "heard",
+        "outgoing",
+        "paused",
+        "queued",
+        "session",
+        "socket",
+    )
+
+    def __init__(
+        self, connected: socket.socket, session: Session, conversation: Conversation[Session]
+    ) -> None:
+        self.socket = connected
+        self.session = session
+        self.account = OPERATORS if session.operator else session.peer.uid
+        self.conversation = conversation
+        self.heard = False  # it has sent something
+        self.outgoing = b""
+        self.queued = False  # waits for its turn
+        self.paused = False  # is not read while earlier messages wait
+        self.ending = False  # the peer has sent all it will
+        self.deadline: float | None = None
+
+
+class Server:
+    """The connections of all listening sockets."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        service: Service[Session],
+        *,
+        most_connections: int,
+        fault: Callable[[Peer, Exception], None],
+        violation: Callable[[Peer, ProtocolError], None],
+    ) -> None:
+        """`fault` is told of an exception out of a handler, `violation` of a peer's bad message."""
+        self._loop = loop
+        self._service = service
+        self._most = most_connections
+        self._fault = fault
+        self._violation = violation
+        self._listeners: dict[socket.socket, bool] = {}
+        # Each account's connections, the longest idle first.
+        self._accounts: dict[int, dict[Connection, None]] = {}
+        self._count = 0
+        # Deadlines are all the same time ahead, so the order of arming is the order of expiry.
+        self._armed: dict[Connection, None] = {}
+        self._turns: dict[int, deque[Connection]] = {}
+        self._spare = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        self.accepted = 0
+        self.dropped = 0
+
+    @property
+    def connections(self) -> int:
+        return self._count
+
+    def listen(self, listener: socket.socket, *, operator: bool) -> None:
+        """Serve a listening socket, which stays the caller's to close; it must not block."""
+        self._listeners[listener] = operator
+        self._loop.watch(listener.fileno(), lambda _events: self._accept(listener, operator))
+
+    def stop_listening(self) -> None:
+        for listener in self._listeners:
+            self._loop.unwatch(listener.fileno())
+        self._listeners.clear()
+
+    # Accepting.
+
+    def _accept(self, listener: socket.socket, operator: bool) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connected, _address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:
+                    self._without_descriptors(listener)
+                    return
+                continue  # accept(2): an error of that one connection
+            self._welcome(connected, operator)
+
+    def _welcome(self, connected: socket.socket, operator: bool) -> None:
+        try:
+            peer = peer_of(connected)
+        except OSError:
+            connected.close()
+            return
+        if operator and peer.uid != 0:  # the socket's mode says so too; it may have been passed on
+            connected.close()
+            return
+        if self._count >= self._most:
+            self._make_room()
+        session = Session(peer, operator)
+        connection = Connection(connected, session, Conversation(self._service, session))
+        connection.conversation.on_ready = lambda: self._queue(connection)
+        self._accounts.setdefault(connection.account, {})[connection] = None
+        self._count += 1
+        self.accepted += 1
+        self._loop.watch(connected.fileno(), lambda events: self._ready(connection, events))
+        self._arm(connection)
+        self._receive(connection)  # most peers have sent their call by now
+
+    def _make_room(self) -> bool:
+        """Drop the longest idle connection of the account with most, or else its oldest."""
+        if not self._accounts:
+            return False
+        # Operators come last: no crowd may put them out.
+        crowd = max(self._accounts.items(), key=lambda item: (item[0] != OPERATORS, len(item[1])))[
+            1
+        ]
+        idle = (connection for connection in crowd if connection.conversation.idle)
+        self.dropped += 1
+        self._close(next(idle, None) or next(iter(crowd)))
+        return True
+
+    def _without_descriptors(self, listener: socket.socket) -> None:
+        """Neither spin nor die when no descriptor is left: make room, or turn the peer away."""
+        if self._make_room():
+            return
+        os.close(self._spare)
+        try:
+            listener.accept()[0].close()
+        except OSError:
+            operator = self._listeners[listener]
+            self._loop.unwatch(listener.fileno())
+            self._loop.call_later(
+                SECONDS_WITHOUT_DESCRIPTORS, lambda: self._listen_again(listener, operator)
+            )
+        self._spare = os.open("/", os.O_PATH | os.O_CLOEXEC)
+
+    def _listen_again(self, listener: socket.socket, operator: bool) -> None:
+        if listener in self._listeners:
+            self.listen(listener, operator=operator)
+
+    # Receiving.
+
+    def _ready(self, connection: Connection, events: int) -> None:
+        if events & WRITABLE and connection.outgoing:
+            self._send(connection, b"")
+        elif events & READABLE and not connection.paused:
+            if connection.queued:  # it sends faster than its turns come
+                self._pause(connection)
+            else:
+                self._receive(connection)
+        elif events & ENDED:
+            if connection.queued:  # what it sent before it went is done still
+                connection.ending = True
+            else:
+                self._close(connection)
+
+    def _receive(self, connection: Connection) -> None:
+        try:
+            received = connection.socket.recv(RECEIVED_AT_ONCE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close(connection)
+            return
+        if not received:
+            # Everything before was served, or it would be queued and not read; a peer that only
+            # shut down its sending side still waits for what runs.
+            if connection.conversation.waiting or connection.conversation.streaming:
+                connection.ending = True
+                self._pause(connection)
+            else:
+                self._close(connection)
+            return
+        if not connection.heard:
+            connection.heard = True
+            self._disarm(connection)
+        try:
+            connection.conversation.receive(received)
+        except ProtocolError as violation:
+            self._refuse(connection, violation)
+            return
+        self._queue(connection)
+
+    def _pause(self, connection: Connection) -> None:
+        if not connection.paused:
+            connection.paused = True
+            self._loop.change(connection.socket.fileno(), 0)
+
+    def _resume(self, connection: Connection) -> None:
+        if connection.paused and not connection.ending:
+            connection.paused = False
+            self._loop.change(connection.socket.fileno(), READABLE)
+
+    # Serving in turn.
+
+    def _queue(self, connection: Connection) -> None:
+        """Give the connection its account's next turn; also called when a deferred answer came."""
+        if not connection.queued and connection.socket.fileno() >= 0:
+            connection.queued = True
+            self._turns.setdefault(connection.account, deque()).append(connection)
+
+    def between(self) -> bool:
+        """Serve a round of calls and close what is late; say whether more calls wait."""
+        for _ in range(CALLS_A_ROUND):
+            if not self._turns:
+                break
+            account = OPERATORS if OPERATORS in self._turns else next(iter(self._turns))
+            waiting = self._turns.pop(account)
+            connection = waiting.popleft()
+            if waiting:
+                self._turns[account] = waiting  # behind all others
+            connection.queued = False
+            if connection.socket.fileno() >= 0 and not connection.outgoing:
+                self._serve(connection)
+        if self._armed:
+            self._expire()
+        return bool(self._turns)
+
+    def _serve(self, connection: Connection) -> None:
+        conversation = connection.conversation
+        try:
+            sent = conversation.turn()
+        except ProtocolError as violation:
+            self._refuse(connection, violation)
+            return
+        except Exception as fault:  # a fault of ours: this peer is dropped, nobody else
+            self._fault(connection.session.peer, fault)
+            self._close(connection)
+            return
+        if sent is None:
+            self._rest(connection)
+            return
+        account = self._accounts[connection.account]
+        account[connection] = account.pop(connection)  # no longer the longest idle
+        self._disarm(connection)
+        if sent:
+            self._send(connection, sent)
+        if connection.socket.fileno() < 0 or connection.outgoing:
+            return
+        if conversation.waiting:
+            self._pause(connection)
+        else:
+            self._queue(connection)
+
+    def _rest(self, connection: Connection) -> None:
+        """Nothing to serve now: wait for the peer, or let it go."""
+        conversation = connection.conversation
+        if conversation.waiting:
+            self._pause(connection)
+        elif connection.ending:
+            self._close(connection)
+        else:
+            self._resume(connection)
+            if conversation.partial and connection.deadline is None:
+                self._arm(connection)
+
+    def _send(self, connection: Connection, data: bytes) -> None:
+        data = connection.outgoing + data
+        try:
+            sent = connection.socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._close(connection)  # the peer is gone
+            return
+        left = data[sent:]
+        if left:
+            if not connection.outgoing:
+                # Nothing more is read or served until the peer takes what it asked for, in time.
+                connection.paused = True
+                self._loop.change(connection.socket.fileno(), WRITABLE)
+                self._arm(connection)
+            connection.outgoing = left
+        elif connection.outgoing:
+            connection.outgoing = b""
+            self._disarm(connection)
+            self._loop.change(connection.socket.fileno(), 0)
+            self._queue(connection)
+
+    # Deadlines and ends.
+
+    def _arm(self, connection: Connection) -> None:
+        self._armed.pop(connection, None)
+        self._armed[connection] = None
+        connection.deadline = time.monotonic() + SECONDS_FOR_A_MESSAGE
+
+    def _disarm(self, connection: Connection) -> None:
+        if connection.deadline is not None:
+            connection.deadline = None
+            self._armed.pop(connection, None)
+
+    def next_deadline(self) -> float | None:
+        """Return the monotonic time at which the next peer is late, or None."""
+        for connection in self._armed:
+            return connection.deadline
+        return None
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for connection in list(self._armed):
+            if connection.deadline is not None and connection.deadline > now:
+                return
+            self._close(connection)
+
+    def _refuse(self, connection: Connection, violation: ProtocolError) -> None:
+        self._violation(connection.session.peer, violation)
+        self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        descriptor = connection.socket.fileno()
+        if descriptor < 0:
+            return
+        self._loop.forget(descriptor)
+        self._disarm(connection)
+        connection.conversation.close()
+        connection.socket.close()
+        account = self._accounts[connection.account]
+        del account[connection]
+        if not account:
+            del self._accounts[connection.account]
+        self._count -= 1
+
+    def drain(self, *, unheard_too: bool) -> bool:
+        """Close every connection that has nothing running; say whether any is left.
+
+        Who has not spoken yet keeps his connection unless `unheard_too`: his call is on its way.
+        """
+        for account in list(self._accounts.values()):
+            for connection in list(account):
+                conversation = connection.conversation
+                running = connection.queued or connection.outgoing or not conversation.idle
+                if not running and (connection.heard or unheard_too):
+                    self._close(connection)
+        return self._count > 0
+
+    def close(self) -> None:
+        """Close every connection."""
+        for account in list(self._accounts.values()):
+            for connection in list(account):
+                self._close(connection)
+        os.close(self._spare)
