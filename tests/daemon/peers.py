@@ -1,0 +1,187 @@
+"""Peers of the broker: processes of real users, and calls as bytes on a socket.
+
+A client that was written for these tests alone, so that it can also do what no client should.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import socket
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+from running import CONTROL, OPERATOR, PATIENCE
+
+T = TypeVar("T")
+
+DENIED = "io.sockbroker.Denied"
+INVALID_APP = "io.sockbroker.InvalidApp"
+NO_SUCH_DIRECTORY = "io.sockbroker.NoSuchDirectory"
+OBSTRUCTED = "io.sockbroker.Obstructed"
+LIMIT_REACHED = "io.sockbroker.LimitReached"
+PERMISSION_DENIED = "org.varlink.service.PermissionDenied"
+INVALID_PARAMETER = "org.varlink.service.InvalidParameter"
+
+Reply = dict[str, Any]
+
+
+class Peer(Generic[T]):
+    """A process of some user that runs one function; `result()` returns what that returned."""
+
+    def __init__(
+        self,
+        uid: int,
+        act: Callable[[], T],
+        *,
+        gid: int | None = None,
+        groups: Sequence[int] = (),
+        umask: int = 0o022,
+    ) -> None:
+        self._answer = open(os.memfd_create("result"), "w+b", buffering=0)  # noqa: SIM115
+        self.pid = os.fork()
+        if self.pid:
+            return
+        try:
+            try:
+                signal.alarm(int(5 * PATIENCE))  # never left behind, whatever the test does
+                os.umask(umask)
+                os.setgroups(groups)
+                gid = uid if gid is None else gid
+                os.setresgid(gid, gid, gid)
+                os.setresuid(uid, uid, uid)
+                answer = pickle.dumps((act(), None))
+            except BaseException:
+                answer = pickle.dumps((None, traceback.format_exc()))
+            self._answer.write(answer)
+        finally:
+            os._exit(0)  # nothing of the parent's is cleaned up: its files, its pytest
+
+    def result(self) -> T:
+        """Wait for the end; AssertionError with the traceback if the function raised."""
+        with self._answer as file:
+            _, status = os.waitpid(self.pid, 0)
+            file.seek(0)
+            answer = file.read()
+        assert answer, f"the peer ended with wait status {status}"
+        value, problem = pickle.loads(answer)  # noqa: S301 - written by our own child
+        assert problem is None, problem
+        return value  # type: ignore[no-any-return]
+
+    def end(self) -> None:
+        """Kill it."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self._answer.close()
+
+
+def as_user(uid: int, act: Callable[[], T], **how: Any) -> T:
+    """Run `act` in a process of that user, with the gid of the same number and no other group."""
+    return Peer(uid, act, **how).result()
+
+
+def user_asks(uid: int, method: str, **parameters: object) -> Reply:
+    """One call on the abstract socket, by a process of that user; the only reply to it."""
+    return as_user(uid, lambda: ask(method, **parameters))
+
+
+def operator_asks(method: str, **parameters: object) -> Reply:
+    """One call on the operator socket."""
+    return ask(method, at=OPERATOR, **parameters)
+
+
+def ask(method: str, *, at: str | bytes = CONTROL, **parameters: object) -> Reply:
+    """One call by this process; the only reply to it."""
+    with Line(at) as line:
+        return line.call(method, **parameters)
+
+
+def ask_all(method: str, *, at: str | bytes = CONTROL, **parameters: object) -> list[Reply]:
+    """One call with `more` by this process; all replies to it."""
+    with Line(at) as line:
+        line.send(encoded(method, parameters, more=True))
+        replies = [line.reply()]
+        while replies[-1].get("continues"):
+            replies.append(line.reply())
+        return replies
+
+
+def listed(replies: Iterable[Reply]) -> list[dict[str, Any]]:
+    """The directories of the replies to a List that worked."""
+    return [reply["parameters"]["directory"] for reply in replies]
+
+
+def encoded(method: str, parameters: dict[str, object], **flags: bool) -> bytes:
+    """The bytes of a call, with the NUL; a method without an interface is io.sockbroker's."""
+    name = method if "." in method else f"io.sockbroker.{method}"
+    return json.dumps({"method": name, "parameters": parameters, **flags}).encode() + b"\0"
+
+
+class Line:
+    """A connection to the broker."""
+
+    def __init__(self, at: str | bytes = CONTROL) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(PATIENCE)
+        self._received = b""
+        try:
+            self.socket.connect(at)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.socket.sendall(data)
+
+    def call(self, method: str, **parameters: object) -> Reply:
+        """Make one call and return its reply."""
+        self.send(encoded(method, parameters))
+        return self.reply()
+
+    def message(self) -> bytes:
+        """The next message as it came, less its NUL; EOFError if there is none any more."""
+        while b"\0" not in self._received:
+            try:
+                chunk = self.socket.recv(65536)
+            except ConnectionResetError:
+                chunk = b""
+            if not chunk:
+                raise EOFError(f"closed after {self._received!r}")
+            self._received += chunk
+        message, _, self._received = self._received.partition(b"\0")
+        return message
+
+    def reply(self) -> Reply:
+        """The next reply."""
+        return json.loads(self.message())  # type: ignore[no-any-return]
+
+    def closed(self) -> bool:
+        """Wait for what comes next; whether it is the end of the connection."""
+        try:
+            self.message()
+        except EOFError:
+            return True
+        return False
+
+
+def granted(reply: Reply) -> tuple[str, str]:
+    """Path and outcome of a Request that worked."""
+    assert "error" not in reply, reply
+    parameters = reply["parameters"]
+    return parameters["path"], parameters["outcome"]
+
+
+def refused(reply: Reply) -> str:
+    """The error of a call that did not work."""
+    assert "error" in reply, reply
+    return str(reply["error"])
