@@ -146,7 +146,6 @@ def _limit_descriptors() -> None:
 
 
 def _foreground(options: Options, inherited: Inherited) -> int:
-    logger = logger_for(2, inherited.journal_stream)
     with python_daemon.DaemonContext(
         detach_process=False,
         chroot_directory=None,
@@ -163,6 +162,8 @@ def _foreground(options: Options, inherited: Inherited) -> int:
         stdout=sys.stdout,
         stderr=sys.stderr,
     ):
+        # Made in here: the context has closed every descriptor that it does not know.
+        logger = logger_for(2, inherited.journal_stream)
         return Daemon(options, inherited, logger).run(Launch(None))
 
 
