@@ -34,10 +34,14 @@ from sockbroker.kernel.service_manager import Inherited, Notifier, systemd_is_ru
 from sockbroker.kernel.worker import Worker
 from sockbroker.launch import Launch, in_background
 from sockbroker.layout import Report, sweep
+from sockbroker.listing import Listing
 from sockbroker.loading import load, problems_of
 from sockbroker.logs import Logger, logger_for, syslog_logger
 from sockbroker.pidfile import PidFile
+from sockbroker.record import Record
+from sockbroker.releasing import Releasing
 from sockbroker.server import Server
+from sockbroker.sightings import Sightings
 from sockbroker.sockets import Sockets
 from sockbroker.status import Status
 from sockbroker.uninstall import remove_directories
@@ -136,6 +140,10 @@ def _open_standard_descriptors() -> None:
     while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:
         continue
     os.close(descriptor)
+    # Python has no stream where there was no descriptor, and python-daemon wants all three.
+    sys.stdin = sys.stdin or os.fdopen(0, "r", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _limit_descriptors() -> None:
@@ -263,29 +271,34 @@ class Daemon:
         )
         self._set_up_disk(generation, folders, disposal, launch)
 
-        broker = Broker(
-            folders=folders,
-            disposal=disposal,
-            look_ups=look_ups,
-            log=self._log,
-            generation=generation,
-        )
+        record = Record(self._log)
+        sightings = Sightings(Worker("sightings", loop.call_from_thread))
+        broker = Broker(generation, folders, look_ups, record)
+        releasing = Releasing(generation, folders, disposal, sightings, record)
+        listing = Listing(generation, folders, sightings, record)
         self._status = Status(
             __version__,
             generation=generation,
             sockets=sockets,
             disposal=disposal,
-            broker=broker,
+            record=record,
             server=lambda: self._server,
         )
         self._server = Server(
             loop,
-            service({**broker.handlers(), **self._status.handlers()}),
+            service(
+                {
+                    **broker.handlers(),
+                    **releasing.handlers(),
+                    **listing.handlers(),
+                    **self._status.handlers(),
+                }
+            ),
             most_connections=_most_connections(),
             fault=lambda peer, error: self._log.error(
                 "fault", uid=peer.uid, pid=peer.pid, fault=error
             ),
-            violation=lambda peer, error: broker.violation(peer, str(error)),
+            violation=lambda peer, error: record.violation(peer, str(error)),
         )
         stack.callback(self._server.close)
         sockets.serve(

@@ -36,6 +36,8 @@ class Report:
     more_problems: int = 0
 
     def problem(self, text: str) -> None:
+        if text in self.problems:  # the sweep has met it before
+            return
         if len(self.problems) < MOST_PROBLEMS:
             self.problems.append(text)
         else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sockbroker.broker import Broker
-from sockbroker.core.service import Answer, Deferred, Failure, Reply
+from sockbroker.core.service import Answer, Deferred, Reply
 from sockbroker.core.varlink import Call
 from sockbroker.disposal import Disposal
+from sockbroker.failures import failure, permission_denied
 from sockbroker.generation import Generation
-from sockbroker.interfaces import INTERFACE, Handlers
+from sockbroker.interfaces import Handlers
+from sockbroker.record import Record
 from sockbroker.server import Server, Session
 from sockbroker.sockets import Sockets
 
@@ -27,14 +28,14 @@ class Status:
         generation: Generation,
         sockets: Sockets,
         disposal: Disposal,
-        broker: Broker,
+        record: Record,
         server: Callable[[], Server],
     ) -> None:
         self._version = version
         self._generation = generation
         self._sockets = sockets
         self._disposal = disposal
-        self._broker = broker
+        self._record = record
         self._server = server
         self.draining = False
 
@@ -86,7 +87,7 @@ class Status:
             shown["problems"] = bounded(self.problems())
             server = self._server()
             shown["counters"] = {
-                **self._broker.counters,
+                **self._record.counters,
                 "connections": server.connections,
                 "connectionsAccepted": server.accepted,
                 "connectionsDropped": server.dropped,
@@ -96,14 +97,12 @@ class Status:
 
     def _reload(self, session: Session, _call: Call) -> Answer:
         if not session.operator:
-            return Failure("org.varlink.service.PermissionDenied", {})
+            return permission_denied()
         deferred = Deferred()
 
         def done(problems: tuple[str, ...] | None) -> None:
             if problems is not None:
-                deferred.resolve(
-                    Failure(f"{INTERFACE}.PolicyInvalid", {"problems": bounded(problems)})
-                )
+                deferred.resolve(failure("PolicyInvalid", problems=bounded(problems)))
             else:
                 deferred.resolve(
                     Reply(

@@ -14,7 +14,7 @@ from sockbroker.kernel.directories import Base, BaseLocked
 from sockbroker.kernel.obstacles import NoSuchDirectory, Obstructed
 from sockbroker.kernel.removal import Parked, remove
 from sockbroker.kernel.root_path import DirectoryError
-from sockbroker.kernel.usage import UNKNOWN, Tables, read_tables, usage
+from sockbroker.kernel.usage import Tables, read_tables, usage_of
 
 
 def remove_directories(base_path: str, *, force: bool) -> int:
@@ -61,10 +61,7 @@ def _clear(base: Base, *, force: bool) -> list[str]:
 def _clear_one(folder: Folder, uid: int, tables: Tables, *, force: bool) -> str | None:
     """Move a directory aside, to be deleted, or say why it is kept."""
     if not force:
-        try:
-            found = usage(folder.fileno(), str(uid), uid, tables)
-        except OSError:
-            found = UNKNOWN
+        found = usage_of(folder.fileno(), str(uid), uid, tables)
         if found.in_use is None:
             return "whether it is in use cannot be told; --force removes it all the same"
         if found.in_use:

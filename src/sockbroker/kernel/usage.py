@@ -59,18 +59,24 @@ def _locked_file(line: str) -> BoundFile | None:
     return BoundFile(os.makedev(int(major, 16), int(minor, 16)), int(inode) & 0xFFFFFFFF)
 
 
-def usage(folder: int, name: str, uid: int, tables: Tables) -> Usage:
+def usage_of(folder: int, name: str, uid: int, tables: Tables | None) -> Usage:
     """Tell whether the directory `name` in `folder`, of the user `uid`, is used.
 
-    Raises OSError where it cannot be looked into.  A socket file that nothing here has bound may
-    be a dead server's, or be bound in another network namespace; and what lies in a subdirectory
-    is not looked at: both make it unknown, unless something else shows that it is used.
+    Unknown without tables, and where it cannot be looked into.  A socket file that nothing here has
+    bound may be a dead server's, or be bound in another network namespace; and what lies in a
+    subdirectory is not looked at: both make it unknown, unless something else shows that it is
+    used.
     """
-    with Owned(open_entry(folder, name)) as directory:
-        return _usage_of(directory, uid, tables)
+    if tables is None:
+        return UNKNOWN
+    try:
+        with Owned(open_entry(folder, name)) as directory:
+            return _look_into(directory, uid, tables)
+    except OSError:
+        return UNKNOWN
 
 
-def _usage_of(directory: int, uid: int, tables: Tables) -> Usage:
+def _look_into(directory: int, uid: int, tables: Tables) -> Usage:
     live = unclear = 0
     marked = False
     with Owned(open_list(directory)) as listing, os.scandir(listing) as entries:
