@@ -11,7 +11,7 @@ from pathlib import Path
 
 import own_run
 import pytest
-from own_run import PARENT, acl, attributes, names
+from own_run import PARENT, acl, attributes, names, record
 
 from sockbroker.kernel.directories import (
     Base,
@@ -88,12 +88,30 @@ def test_repaired(base: Base, run: Path, mode: int) -> None:
     assert names(run / "chat") == [".sockbroker", "1000"]
 
 
+@pytest.mark.parametrize("inodes", [2, 3])
+def test_full(run: Path, inodes: int) -> None:
+    """On a full file system a folder is ENOSPC, and neither it nor half of it is left."""
+    (run / "small").mkdir()
+    options = f"mode=0755,nr_inodes={inodes}"
+    own_run.mount("tmpfs", run / "small", "tmpfs", options=options)
+    (run / "small/filler").touch()
+    before = own_run.descriptors()
+    with Base.open("/run/small") as base:
+        with pytest.raises(OSError, match="No space"):
+            make(base)
+        assert names(run / "small") == ["filler"]
+        (run / "small/filler").unlink()
+        if inodes == 3:
+            make(base)
+    assert own_run.descriptors() == before
+
+
 def test_a_second_time_nothing_changes(base: Base, run: Path) -> None:
     """A folder that is right is left alone."""
     make(base)
-    before = (run / "chat").stat()
+    before = record(run / "chat")
     make(base)
-    assert (run / "chat").stat() == before
+    assert record(run / "chat") == before
 
 
 @pytest.mark.parametrize(
@@ -171,12 +189,12 @@ def test_refused(base: Base, run: Path, kind: str, reason: str, *, adopt: bool) 
         case "marker is mounted on":
             marker.mkdir(mode=0o700)
             own_run.mount("tmpfs", marker, "tmpfs", options="mode=0700")
-    before, target, inside = chat.lstat(), (run / "etc").stat(), _tree(run)
+    before, target, inside = record(chat), record(run / "etc"), _tree(run)
     with pytest.raises(Obstructed) as caught:
         make(base, adopt=adopt)
     assert caught.value.path == "/run/chat"
     assert reason in caught.value.reason
-    assert (chat.lstat(), (run / "etc").stat(), _tree(run)) == (before, target, inside)
+    assert (record(chat), record(run / "etc"), _tree(run)) == (before, target, inside)
     make(base, "other")  # the others are served
 
 
@@ -190,17 +208,17 @@ def test_unmarked(base: Base, run: Path, *, empty: bool) -> None:
     made_by_hand(run / "chat", marker=False)
     if not empty:
         (run / "chat/pid").touch()
-    before = (run / "chat").stat()
+    before = record(run / "chat")
     with pytest.raises(Obstructed, match="adopt"):
         make(base)
-    assert (run / "chat").stat() == before
-    assert base.scan() == []
+    assert record(run / "chat") == before
+    assert list(base.scan()) == []
     assert base.find("chat") is None
     make(base, adopt=True)
     assert attributes(run / "chat") == (0, 0, "0711")
     assert names(run / "chat") == [".sockbroker", *([] if empty else ["pid"])]
     make(base)
-    assert base.scan() == ["chat"]
+    assert list(base.scan()) == ["chat"]
 
 
 def test_fuse_on_a_folder(base: Base, run: Path) -> None:
@@ -212,7 +230,7 @@ def test_fuse_on_a_folder(base: Base, run: Path) -> None:
             with pytest.raises(Obstructed, match="mounted"):
                 make(base)
             assert base.find("chat") is None
-            assert base.scan() == []
+            assert list(base.scan()) == []
             make(base, "other")
 
         own_run.within(10, act)
@@ -241,7 +259,7 @@ def test_found_but_unsafe(base: Base, run: Path) -> None:
     (run / "chat").chmod(0o777)
     with pytest.raises(Obstructed, match="0777"):
         base.find("chat")
-    assert base.scan() == ["chat"]
+    assert list(base.scan()) == ["chat"]
 
 
 def test_scan(base: Base, run: Path) -> None:
@@ -411,22 +429,10 @@ def test_no_descriptor_is_left_open(base: Base, run: Path) -> None:
             assert own_run.descriptors() == before + 1
             found.close()
             found.close()  # twice is once
-    base.scan()
+    list(base.scan())
     base.sweep()
     base.retire("chat")
     assert own_run.descriptors() == before
     with Base.open("/run") as second:
         second.lock()
     assert own_run.descriptors() == before
-
-
-def test_the_daemons_own(run: Path) -> None:
-    """Its own directory is made 0755, opened again as it is, and refused where others can write."""
-    with Base.open_own("/run/sockbroker") as descriptor:
-        assert os.path.samestat(os.stat(descriptor), (run / "sockbroker").stat())
-    assert attributes(run / "sockbroker") == (0, 0, "0755")
-    with Base.open_own("/run/sockbroker"):
-        pass
-    (run / "sockbroker").chmod(0o777)
-    with pytest.raises(DirectoryError, match="0777"):
-        Base.open_own("/run/sockbroker")

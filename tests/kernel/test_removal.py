@@ -7,12 +7,13 @@ import ctypes
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import own_run
 import pytest
-from own_run import PARENT, PRIVATE, acl, names, never
+from own_run import PARENT, PRIVATE, acl, names, never, record
 
 from sockbroker.kernel.directories import Base, Folder
 from sockbroker.kernel.removal import Parked, Removed, Stopped, remove
@@ -209,10 +210,12 @@ def test_refilled_while_it_is_deleted(folder: Folder, run: Path) -> None:
             os.chmod(".", 0o777)
 
         with own_run.looping_as(1000, refill):
-            while not (run / "chat/1000/a/b/c/z10").exists():
-                pass
-            name = folder.move_aside(1000)
-            assert remove(folder.fileno(), name, stop=never) == Removed()
+            for _ in range(3000):  # until he is at it
+                if (run / "chat/1000/a/b/c/z10").exists():
+                    break
+                time.sleep(0.01)
+            end = time.monotonic() + 60
+            assert delete(folder, lambda: time.monotonic() > end) == Removed()  # noqa: B023
         folder.ensure(1000, PRIVATE, new_gid=1000, limit=10)
 
 
@@ -222,7 +225,7 @@ def test_exchanged_while_it_is_deleted(folder: Folder, run: Path) -> None:
     outside.mkdir(mode=0o751)
     (outside / "below").mkdir()
     (outside / "below/file").touch()
-    before = outside.stat(), (outside / "below").stat()
+    before = record(outside), record(outside / "below")
     for _ in range(50):
 
         def make() -> None:
@@ -240,7 +243,7 @@ def test_exchanged_while_it_is_deleted(folder: Folder, run: Path) -> None:
             assert delete(folder) == Removed()
         os.close(inside)
         folder.ensure(1000, PRIVATE, new_gid=1000, limit=10)
-    assert (outside.stat(), (outside / "below").stat()) == before
+    assert (record(outside), record(outside / "below")) == before
     assert names(outside / "below") == ["file"]
 
 
@@ -274,9 +277,9 @@ def test_bind_mounts_in_it(folder: Folder, run: Path) -> None:
     (run / "data/precious").write_text("stays")
     own_run.mount("/run/data", run / "chat/1000/a/mounted", "", own_run.MS_BIND)
     own_run.mount("/run/data/precious", run / "chat/1000/a/file", "", own_run.MS_BIND)
-    before = (run / "data").stat(), (run / "data/precious").stat()
+    before = record(run / "data"), record(run / "data/precious")
     assert delete(folder) == Parked("something is mounted on or in it")
-    assert ((run / "data").stat(), (run / "data/precious").stat()) == before
+    assert (record(run / "data"), record(run / "data/precious")) == before
     (left,) = folder.removed()
     found = [name for _, folders, files in os.walk(run / "chat" / left) for name in folders + files]
     assert "gone" not in found
@@ -324,11 +327,11 @@ def test_only_directories(folder: Folder, run: Path, kind: str) -> None:
             path.symlink_to("/run/chat/1000")
         case "fifo":
             os.mkfifo(path)
-    before = path.lstat()
+    before = record(path)
     result = remove(folder.fileno(), path.name, stop=never)
     assert isinstance(result, Parked)
     assert "not a directory" in result.reason
-    assert path.lstat() == before
+    assert record(path) == before
     assert (run / "chat/1000").stat().st_uid == 1000
 
 

@@ -82,8 +82,8 @@ def test_it_is_made_exactly(run: Path, umask: int) -> None:
     assert own_run.attributes(run / "own") == (0, 0, "0755")
 
 
-def test_what_is_there_keeps_its_mode(run: Path) -> None:
-    """A directory that an administrator made narrower stays so."""
+def test_what_is_there_gets_the_mode(run: Path) -> None:
+    """A directory that is there and narrower is opened to who has to reach what is in it."""
     (run / "own").mkdir(mode=0o700)
     os.close(open_root_path("/run/own", make_mode=0o755))
-    assert own_run.attributes(run / "own") == (0, 0, "0700")
+    assert own_run.attributes(run / "own") == (0, 0, "0755")

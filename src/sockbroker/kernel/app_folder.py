@@ -17,7 +17,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -189,7 +189,7 @@ class Folder:
             for name in self._names()
         )
 
-    def uids(self) -> Iterator[int]:
+    def uids(self) -> Generator[int, None, None]:
         """Yield the uids that something in the folder is named after, in no order.
 
         Holds a descriptor until it is exhausted or closed; what is made or removed meanwhile may
@@ -291,10 +291,7 @@ class Folder:
             entry = _entry(directory, uid)
             if self.state(entry, wanted) == "ok":
                 return "repaired"
-        raise Obstructed(
-            self.path_of(uid),
-            f"is mode {entry.mode:04o} again and again after it was set to {wanted.mode:04o}",
-        )
+        raise Obstructed(self.path_of(uid), "is changed again and again while it is repaired")
 
     def _rename(self, old: str, new: str) -> None:
         folder = self._descriptor
@@ -314,7 +311,7 @@ class Folder:
             elif error.errno != errno.EBUSY:
                 raise
 
-    def _names(self) -> Iterator[str]:
+    def _names(self) -> Generator[str, None, None]:
         with Owned(open_list(self._descriptor)) as listing, os.scandir(listing) as entries:
             for entry in entries:
                 yield entry.name

@@ -104,14 +104,6 @@ class Base:
         """Open the base; DirectoryError unless root alone decides what is at this path."""
         return cls(open_root_path(path), "/" + path.strip("/"))
 
-    @staticmethod
-    def open_own(path: str) -> Owned:
-        """Open the daemon's own directory likewise; made if need be, for all to look into.
-
-        The descriptor is what its `with` block gets.
-        """
-        return Owned(open_root_path(path, make_mode=0o755))
-
     def close(self) -> None:
         """Close the descriptor and give up the lock; a second time does nothing."""
         for descriptor in (self._descriptor, self._lock):
@@ -209,9 +201,8 @@ class Base:
             stack.pop_all()
         return Folder(descriptor, self._path_of(app), app, status)
 
-    def scan(self) -> list[str]:
-        """Name what is spelled like an app and carries the marker."""
-        found = []
+    def scan(self) -> Iterator[str]:
+        """Yield what is spelled like an app and carries the marker."""
         for name in self._names():
             if not is_app_name(name):
                 continue
@@ -220,9 +211,9 @@ class Base:
             except OSError:
                 continue  # gone, or a mount: not ours
             with Owned(descriptor):
-                if stat.S_ISDIR(look_at(descriptor).mode) and _marker(descriptor) is True:
-                    found.append(name)
-        return found
+                marked = stat.S_ISDIR(look_at(descriptor).mode) and _marker(descriptor) is True
+            if marked:
+                yield name
 
     def sweep(self) -> list[str]:
         """Remove what a killed run left half made or half removed; name what could not be."""

@@ -105,8 +105,8 @@ def open_entry(folder: int, name: str) -> int:
 def open_list(directory: int) -> int:
     """Open the directory that an O_PATH descriptor refers to, to read its entries.
 
-    Never for a directory that is still a user's.  A descriptor of its own each time: two readers
-    of one would share its position.  The caller closes it.
+    A descriptor of its own each time: two readers of one would share its position.  The caller
+    closes it.
     """
     return os.open(".", _LIST, dir_fd=directory)
 

@@ -24,8 +24,8 @@ class DirectoryError(Exception):
 def open_root_path(path: str, *, make_mode: int | None = None) -> int:
     """Open the directory at `path` with O_PATH; the caller closes the descriptor.
 
-    With `make_mode` the last component is made with that mode if it is not there.  DirectoryError
-    unless every component is a directory of root's that nobody else can write to.
+    With `make_mode` the last component is made if it is not there, and brought to that mode.
+    DirectoryError unless every component is a directory of root's that nobody else can write to.
     """
     components = [name for name in path.split("/") if name]
     if not path.startswith("/") or {".", ".."} & set(components):
@@ -36,10 +36,11 @@ def open_root_path(path: str, *, make_mode: int | None = None) -> int:
         _check("/", look_at(descriptor))
         for depth, name in enumerate(components, start=1):
             walked = f"{walked}/{name}"
-            parent, made = descriptor, False
+            parent = descriptor
+            last = depth == len(components)
             try:
-                if make_mode is not None and depth == len(components):
-                    made = _made(name, parent)
+                if last and make_mode is not None:
+                    _make(name, parent)
                 # Mounts may be crossed here: /run is one.
                 descriptor = os.open(name, _OPEN, dir_fd=parent)
             except OSError as error:
@@ -47,18 +48,18 @@ def open_root_path(path: str, *, make_mode: int | None = None) -> int:
                     f"{walked}: {error.strerror}; it must be a directory, and no link to one"
                 ) from error
             stack.callback(os.close, descriptor)
-            if made and make_mode is not None:
+            status = look_at(descriptor)
+            _check(walked, status)
+            if last and make_mode is not None and stat.S_IMODE(status.mode) != make_mode:
                 set_mode(descriptor, make_mode)
-            _check(walked, look_at(descriptor))
         return os.dup(descriptor)
 
 
-def _made(name: str, parent: int) -> bool:
+def _make(name: str, parent: int) -> None:
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
     except FileExistsError:
-        return False
-    return True
+        return  # it is looked at like all others
 
 
 def _check(path: str, status: Status) -> None:
