@@ -20,7 +20,10 @@ from sockbroker.kernel.app_folder import Wanted
 from sockbroker.kernel.obstacles import LimitReached, Obstructed
 from sockbroker.kernel.worker import Outcome, Worker
 from sockbroker.record import Record
-from sockbroker.server import Session
+from sockbroker.session import Session
+
+MOST_ASKING = 4
+"""Requests of operators for others that wait for the user database at a time, each up to 5 s."""
 
 
 class Broker:
@@ -33,6 +36,7 @@ class Broker:
         self._folders = folders
         self._look_ups = look_ups
         self._record = record
+        self._asking = 0
 
     def handlers(self) -> Handlers:
         """Return the methods that this answers."""
@@ -50,20 +54,23 @@ class Broker:
 
     def _grant_other(self, app: str, uid: int, operator: Peer) -> Answer:
         """Grant what an operator asks for another uid, by the policy and the database's groups."""
+        if self._asking >= MOST_ASKING:
+            return failure("LimitReached", resource="look-ups under way", limit=MOST_ASKING)
+        self._asking += 1
         deferred = Deferred()
 
         def got(outcome: Outcome[tuple[int, frozenset[int]] | None]) -> None:
+            self._asking -= 1
             if deferred.cancelled:
                 return  # nobody waits any more
             try:
                 # A uid that the database does not know has no groups there.
                 gid, groups = outcome.value() or (NO_GROUP, frozenset())
-            except OSError as error:
-                reason = f"the groups of uid {uid} are not known: {error.strerror}; try again later"
+                peer = Peer(uid=uid, gid=gid, pid=operator.pid, groups=groups)
+                deferred.resolve(self._grant(app, peer))
+            except Exception as error:  # told to the one who waits, and never to the loop
+                reason = f"the groups of uid {uid} are not known: {error}; try again later"
                 deferred.resolve(failure("Denied", app=app, reason=reason))
-                return
-            peer = Peer(uid=uid, gid=gid, pid=operator.pid, groups=groups)
-            deferred.resolve(self._grant(app, peer))
 
         self._look_ups.submit(lambda: accounts.groups_of(uid), got)
         return deferred

@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import daemon as python_daemon
-
 from sockbroker import __version__
 from sockbroker.broker import Broker
+from sockbroker.closing import Closer
 from sockbroker.core.policy import PolicyError
 from sockbroker.disposal import Disposal
 from sockbroker.folders import Folders
@@ -89,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.geteuid() != 0:
         return _complain("sockbrokerd makes directories for others, so it must be started by root")
     if options.remove_directories:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return remove_directories(options.base, force=options.force)
     _limit_descriptors()
     if not options.daemonize:
@@ -154,6 +154,8 @@ def _limit_descriptors() -> None:
 
 
 def _foreground(options: Options, inherited: Inherited) -> int:
+    import daemon as python_daemon  # after the limit: 2.3 lists every possible descriptor
+
     with python_daemon.DaemonContext(
         detach_process=False,
         chroot_directory=None,
@@ -176,6 +178,8 @@ def _foreground(options: Options, inherited: Inherited) -> int:
 
 
 def _background(options: Options, launch: Launch) -> int:
+    import daemon as python_daemon  # after the limit: 2.3 lists every possible descriptor
+
     with python_daemon.DaemonContext(
         detach_process=True,
         chroot_directory=None,
@@ -206,6 +210,9 @@ class Daemon:
 
     def run(self, launch: Launch) -> int:
         """Start, tell `launch` how that went, serve, and end; returns the exit status."""
+        # Until the loop takes them these simply end a start: what is half done, the next one mends.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
         try:
             with ExitStack() as stack:
                 try:
@@ -295,6 +302,7 @@ class Daemon:
                 }
             ),
             most_connections=_most_connections(),
+            closer=Closer(Worker("closer", loop.call_from_thread)),
             fault=lambda peer, error: self._log.error(
                 "fault", uid=peer.uid, pid=peer.pid, fault=error
             ),

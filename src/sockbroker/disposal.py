@@ -102,8 +102,8 @@ class Disposal:
             self._busy = False
             try:
                 result = outcome.value()
-            except OSError as error:
-                result = Parked(error.strerror or str(error))
+            except Exception as error:  # a fault of ours must not end the daemon either
+                result = Parked(str(error))
             match result:
                 case Removed():
                     self._forget(app, name)

@@ -12,7 +12,7 @@ from sockbroker.core.names import is_app_name, is_user_id
 from sockbroker.core.service import STANDARD, Failure
 from sockbroker.interfaces import INTERFACE
 from sockbroker.kernel.obstacles import LimitReached, NoSuchDirectory, Obstructed
-from sockbroker.server import Session
+from sockbroker.session import Session
 
 SCARCE = {
     errno.ENOSPC: "space",

@@ -6,8 +6,13 @@ it, and the disk is the record.  The loop's thread is the only one that uses thi
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from sockbroker.core.policy import App
 from sockbroker.kernel.directories import Base, Folder, Parent
+
+MOST_OPEN = 1024
+"""Descriptors of folders; a policy may have tens of thousands of apps."""
 
 
 class Folders:
@@ -29,9 +34,21 @@ class Folders:
                 return folder
             del self._open[app.name]
             folder.close()
-        folder = self.base.folder(app.name, wanted, adopt=app.adopt)
+        folder = self.fresh(app)
+        if len(self._open) >= MOST_OPEN:
+            self._open.pop(next(iter(self._open))).close()
         self._open[app.name] = folder
         return folder
+
+    def fresh(self, app: App) -> Folder:
+        """Return the same, opened anew, for the caller to close: what lasts may outlive ours."""
+        wanted = Parent(mode=app.parent_mode, gid=app.parent_gid)
+        return self.base.folder(app.name, wanted, adopt=app.adopt)
+
+    def keep(self, apps: Container[str]) -> None:
+        """Close the folders of apps that are none any more."""
+        for name in [name for name in self._open if name not in apps]:
+            self._open.pop(name).close()
 
     def close(self) -> None:
         for folder in self._open.values():

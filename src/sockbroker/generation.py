@@ -56,6 +56,7 @@ class Generation:
         self._served: list[Done] = []
         self._waiting: list[Done] = []
         self._running = False
+        self._loading = False  # the file is read for who asked; else names are looked up again
         self._loader = Loader(path, loop, worker, loaded=self._install, failed=self._refuse)
         self._loader.keep(document, policy)
         gc.freeze()  # collecting over a large, lasting policy would hold up the loop
@@ -72,20 +73,27 @@ class Generation:
             self._start()
 
     def _start(self) -> None:
-        self._running = True
+        self._running = self._loading = True
         self._served, self._waiting = self._waiting, []
         self._loader.reload()
 
     def _refuse(self, problems: tuple[str, ...]) -> None:
+        if not self._loading:  # of names looked up again: nobody asked, the policy in force stays
+            self._log.error("names not taken", problems=list(problems[:20]))
+            return
+        self._loading = False
         self.error = problems
         self._log.error("policy not taken", problems=list(problems[:20]), count=len(problems))
         self._finish(problems)
 
     def _install(self, policy: Policy) -> None:
-        self.error = ()
-        if policy != self.policy or self._running:
+        asked, self._loading = self._loading, False
+        if asked:
+            self.error = ()
+        if policy != self.policy or asked:
             self.policy = policy
             self.number += 1
+            self._folders.keep(policy.apps)
             self._next_report = Report()
             self._pass = bring(self._folders, policy, self._next_report)
             gc.freeze()  # no cycles in it: the old one is freed by its references
@@ -96,10 +104,13 @@ class Generation:
         if running is not self._pass:
             return
         end = time.monotonic() + SECONDS_OF_A_SLICE
-        for _ in running:
-            if time.monotonic() >= end:
-                self._loop.call_later(0, lambda: self._slice(running))
-                return
+        try:
+            for _ in running:
+                if time.monotonic() >= end:
+                    self._loop.call_later(0, lambda: self._slice(running))
+                    return
+        except OSError as error:  # no descriptor left, or the folder went while it was read
+            self._next_report.problem(f"the disk was not brought to the policy: {error.strerror}")
         self._pass = None
         self.report = self._next_report
         self._log.info(
@@ -109,7 +120,10 @@ class Generation:
             repaired=self.report.repaired,
             problems=list(self.problems()[:20]),
         )
-        self._finish(None)
+        if self._loading:  # who asked meanwhile is answered when his reload is through
+            self._changed()
+        else:
+            self._finish(None)
 
     def _finish(self, problems: tuple[str, ...] | None) -> None:
         self._running = False
@@ -123,6 +137,12 @@ class Generation:
     def problems(self) -> tuple[str, ...]:
         """Return what the policy in force could not have, one sentence each."""
         return (*self.policy.warnings, *self.report.all_problems())
+
+    @property
+    def folders(self) -> set[str]:
+        """Return the names of all app folders that may be there."""
+        orphans = self.report.orphans | self._next_report.orphans
+        return {*self.policy.apps, *self.policy.unserved, *orphans}
 
     @property
     def complete(self) -> bool:

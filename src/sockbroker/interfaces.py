@@ -13,7 +13,7 @@ from sockbroker import __version__
 from sockbroker.core.idl import Interface, parse
 from sockbroker.core.service import STANDARD, Answer, Binding, Service
 from sockbroker.core.varlink import Call
-from sockbroker.server import Session
+from sockbroker.session import Session
 
 INTERFACE = "io.sockbroker"
 

@@ -8,6 +8,7 @@ when the broker answers.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -63,6 +64,7 @@ def in_background(run: Callable[[Launch], int]) -> int:
         finally:
             os._exit(status)  # whatever happened, never return into the caller's code
     theirs.close()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     with ours:
         status = _wait(ours)
     os.waitpid(child, 0)  # the first of python-daemon's two forks; gone by now

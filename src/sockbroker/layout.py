@@ -69,22 +69,31 @@ def sweep(folders: Folders, dispose: Dispose, report: Report) -> None:
 
 def bring(folders: Folders, policy: Policy, report: Report) -> Iterator[None]:
     """Bring the disk to `policy`, yielding after each directory; `report` fills meanwhile."""
-    report.orphans = frozenset(folders.base.scan()).difference(policy.apps, policy.unserved)
+    orphans = set()
+    for name in folders.base.scan():
+        if name not in policy.apps and name not in policy.unserved:
+            orphans.add(name)
+        yield
+    report.orphans = frozenset(orphans)
     for app in policy.apps.values():
+        yield  # an app without directories is work too
         try:
-            folder = folders.of(app)
+            with folders.fresh(app) as folder:
+                yield from _bring_folder(folder, app, report)
         except (Obstructed, OSError) as error:
             report.problem(_sentence(f"{folders.base.path}/{app.name}", error))
-            continue
-        existing = set()
-        for uid in folder.uids():
-            existing.add(uid)
-            _ensure(folder, app, uid, None, report)
+
+
+def _bring_folder(folder: Folder, app: App, report: Report) -> Iterator[None]:
+    existing = set()
+    for uid in folder.uids():
+        existing.add(uid)
+        _ensure(folder, app, uid, None, report)
+        yield
+    for uid, gid in app.at_boot:
+        if uid not in existing:
+            _ensure(folder, app, uid, gid, report)
             yield
-        for uid, gid in app.at_boot:
-            if uid not in existing:
-                _ensure(folder, app, uid, gid, report)
-                yield
 
 
 def _ensure(folder: Folder, app: App, uid: int, gid: int | None, report: Report) -> None:

@@ -22,7 +22,7 @@ from sockbroker.kernel.directories import Base
 from sockbroker.kernel.obstacles import Obstructed
 from sockbroker.kernel.usage import Tables, Usage, usage_of
 from sockbroker.record import Record
-from sockbroker.server import Session
+from sockbroker.session import Session
 from sockbroker.sightings import Sightings
 
 SECONDS_OF_A_TURN = 0.002
@@ -93,21 +93,19 @@ class Listing:
         base = self._folders.base
         found = False
         try:
-            for name in sorted(base.scan()) if app is None else (app,):
-                yield None
+            turn = time.monotonic()
+            for name in sorted(self._generation.folders) if app is None else (app,):
                 folder = _find(base, name)
                 if folder is None:
                     continue
                 with folder:
-                    turn = time.monotonic()
                     for each in sorted(folder.uids()) if uid is None else (uid,):
                         entry = folder.look(each)
-                        if entry is None:
-                            continue
-                        found = True
-                        use = usage_of(folder.fileno(), str(each), each, tables)
-                        policy = self._generation.policy
-                        yield {"directory": _described(folder, each, entry, use, policy)}
+                        if entry is not None:
+                            found = True
+                            use = usage_of(folder.fileno(), str(each), each, tables)
+                            policy = self._generation.policy
+                            yield {"directory": _described(folder, each, entry, use, policy)}
                         if time.monotonic() - turn > SECONDS_OF_A_TURN:
                             yield None
                             turn = time.monotonic()

@@ -174,6 +174,15 @@ def _stream(descriptor: int) -> Callable[[bytes], bool]:
                 return False
 
         return send
+    try:
+        # A description of our own: O_NONBLOCK on the one that others share would change theirs,
+        # and a terminal that polls writable need not have room for a whole line.
+        descriptor = os.open(
+            f"/proc/self/fd/{descriptor}",
+            os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC,
+        )
+    except OSError:
+        pass  # as it is, then
     writable = select.poll()
     writable.register(descriptor, select.POLLOUT)
 
@@ -182,7 +191,8 @@ def _stream(descriptor: int) -> Callable[[bytes], bool]:
             # pipe(7): a pipe that polls writable takes PIPE_BUF bytes without waiting.
             if not writable.poll(0):
                 return False
-            os.write(descriptor, line[: select.PIPE_BUF])
+            part = line if len(line) <= select.PIPE_BUF else line[: select.PIPE_BUF - 1] + b"\n"
+            os.write(descriptor, part)
         except OSError:
             return False
         return True

@@ -21,7 +21,7 @@ from sockbroker.kernel.app_folder import Folder
 from sockbroker.kernel.obstacles import LimitReached, NoSuchDirectory, Obstructed
 from sockbroker.kernel.usage import Tables, usage_of
 from sockbroker.record import Record
-from sockbroker.server import Session
+from sockbroker.session import Session
 from sockbroker.sightings import Sightings
 
 

@@ -15,13 +15,14 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from sockbroker.closing import CONTROL_SPACE, Closer
 from sockbroker.core.peer import Peer
-from sockbroker.core.service import Conversation, Service
+from sockbroker.core.service import Service
 from sockbroker.core.varlink import ProtocolError
 from sockbroker.kernel.loop import ENDED, READABLE, WRITABLE, Loop
 from sockbroker.kernel.peercred import peer_of
+from sockbroker.session import OPERATORS, Connection, Session
 
 ACCEPTED_AT_ONCE = 8
 """To accept many and answer at once defers all closing: measured, p99 is best at 4 to 8."""
@@ -32,53 +33,14 @@ CALLS_A_ROUND = 32
 RECEIVED_AT_ONCE = 32 * 1024
 """Two messages of the largest size; a pipelining peer is read again when these are answered."""
 
+SECONDS_A_ROUND = 0.002
+"""Of calls between two looks at the kernel, however few they were."""
+
 SECONDS_FOR_A_MESSAGE = 10.0
 """For the first byte, for each message once begun, and for a peer to take a reply."""
 
 SECONDS_WITHOUT_DESCRIPTORS = 0.1
 """Pause of accepting when the system has no descriptor left and no idle peer could be dropped."""
-
-OPERATORS = -1
-"""The account of all operators; every other account is a uid."""
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What a handler may know about who calls: the kernel's word, and the socket it came by."""
-
-    peer: Peer
-    operator: bool
-
-
-class Connection:
-    """One peer; owns its socket."""
-
-    __slots__ = (
-        "account",
-        "conversation",
-        "deadline",
-        "ending",
-        "heard",
-        "outgoing",
-        "paused",
-        "queued",
-        "session",
-        "socket",
-    )
-
-    def __init__(
-        self, connected: socket.socket, session: Session, conversation: Conversation[Session]
-    ) -> None:
-        self.socket = connected
-        self.session = session
-        self.account = OPERATORS if session.operator else session.peer.uid
-        self.conversation = conversation
-        self.heard = False  # it has sent something
-        self.outgoing = b""
-        self.queued = False  # waits for its turn
-        self.paused = False  # is not read while earlier messages wait
-        self.ending = False  # the peer has sent all it will
-        self.deadline: float | None = None
 
 
 class Server:
@@ -90,6 +52,7 @@ class Server:
         service: Service[Session],
         *,
         most_connections: int,
+        closer: Closer,
         fault: Callable[[Peer, Exception], None],
         violation: Callable[[Peer, ProtocolError], None],
     ) -> None:
@@ -97,6 +60,7 @@ class Server:
         self._loop = loop
         self._service = service
         self._most = most_connections
+        self._closer = closer
         self._fault = fault
         self._violation = violation
         self._listeners: dict[socket.socket, bool] = {}
@@ -106,7 +70,7 @@ class Server:
         # Deadlines are all the same time ahead, so the order of arming is the order of expiry.
         self._armed: dict[Connection, None] = {}
         self._turns: dict[int, deque[Connection]] = {}
-        self._spare = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        self._spare = _spare_descriptor()
         self.accepted = 0
         self.dropped = 0
 
@@ -127,6 +91,8 @@ class Server:
     # Accepting.
 
     def _accept(self, listener: socket.socket, operator: bool) -> None:
+        if listener not in self._listeners:
+            return
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 connected, _address = listener.accept()
@@ -143,15 +109,15 @@ class Server:
         try:
             peer = peer_of(connected)
         except OSError:
-            connected.close()
+            self._closer.close(connected)
             return
         if operator and peer.uid != 0:  # the socket's mode says so too; it may have been passed on
-            connected.close()
+            self._closer.close(connected)
             return
         if self._count >= self._most:
             self._make_room()
         session = Session(peer, operator)
-        connection = Connection(connected, session, Conversation(self._service, session))
+        connection = Connection(connected, session, self._service)
         connection.conversation.on_ready = lambda: self._queue(connection)
         self._accounts.setdefault(connection.account, {})[connection] = None
         self._count += 1
@@ -177,16 +143,17 @@ class Server:
         """Neither spin nor die when no descriptor is left: make room, or turn the peer away."""
         if self._make_room():
             return
-        os.close(self._spare)
+        if self._spare >= 0:
+            os.close(self._spare)
         try:
-            listener.accept()[0].close()
+            self._closer.close(listener.accept()[0])
         except OSError:
             operator = self._listeners[listener]
             self._loop.unwatch(listener.fileno())
             self._loop.call_later(
                 SECONDS_WITHOUT_DESCRIPTORS, lambda: self._listen_again(listener, operator)
             )
-        self._spare = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        self._spare = _spare_descriptor()
 
     def _listen_again(self, listener: socket.socket, operator: bool) -> None:
         if listener in self._listeners:
@@ -195,6 +162,8 @@ class Server:
     # Receiving.
 
     def _ready(self, connection: Connection, events: int) -> None:
+        if connection.closed:
+            return  # by an earlier event of the same look at the kernel
         if events & WRITABLE and connection.outgoing:
             self._send(connection, b"")
         elif events & READABLE and not connection.paused:
@@ -210,11 +179,17 @@ class Server:
 
     def _receive(self, connection: Connection) -> None:
         try:
-            received = connection.socket.recv(RECEIVED_AT_ONCE, socket.MSG_DONTWAIT)
+            received, control, _flags, _address = connection.socket.recvmsg(
+                RECEIVED_AT_ONCE, CONTROL_SPACE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return
         except OSError:
             self._close(connection)
+            return
+        if control:
+            self._closer.close_sent(control)
+            self._refuse(connection, ProtocolError("descriptors with a message"))
             return
         if not received:
             # Everything before was served, or it would be queued and not read; a peer that only
@@ -223,7 +198,7 @@ class Server:
                 connection.ending = True
                 self._pause(connection)
             else:
-                self._close(connection)
+                self._close(connection, unread=False)
             return
         if not connection.heard:
             connection.heard = True
@@ -249,14 +224,15 @@ class Server:
 
     def _queue(self, connection: Connection) -> None:
         """Give the connection its account's next turn; also called when a deferred answer came."""
-        if not connection.queued and connection.socket.fileno() >= 0:
+        if not connection.queued and not connection.closed:
             connection.queued = True
             self._turns.setdefault(connection.account, deque()).append(connection)
 
     def between(self) -> bool:
         """Serve a round of calls and close what is late; say whether more calls wait."""
+        end = time.monotonic() + SECONDS_A_ROUND
         for _ in range(CALLS_A_ROUND):
-            if not self._turns:
+            if not self._turns or time.monotonic() >= end:
                 break
             account = OPERATORS if OPERATORS in self._turns else next(iter(self._turns))
             waiting = self._turns.pop(account)
@@ -264,7 +240,7 @@ class Server:
             if waiting:
                 self._turns[account] = waiting  # behind all others
             connection.queued = False
-            if connection.socket.fileno() >= 0 and not connection.outgoing:
+            if not connection.closed and not connection.outgoing:
                 self._serve(connection)
         if self._armed:
             self._expire()
@@ -289,7 +265,7 @@ class Server:
         self._disarm(connection)
         if sent:
             self._send(connection, sent)
-        if connection.socket.fileno() < 0 or connection.outgoing:
+        if connection.closed or connection.outgoing:
             return
         if conversation.waiting:
             self._pause(connection)
@@ -351,7 +327,8 @@ class Server:
 
     def _expire(self) -> None:
         now = time.monotonic()
-        for connection in list(self._armed):
+        while self._armed:
+            connection = next(iter(self._armed))
             if connection.deadline is not None and connection.deadline > now:
                 return
             self._close(connection)
@@ -360,14 +337,21 @@ class Server:
         self._violation(connection.session.peer, violation)
         self._close(connection)
 
-    def _close(self, connection: Connection) -> None:
-        descriptor = connection.socket.fileno()
-        if descriptor < 0:
+    def _close(self, connection: Connection, *, unread: bool = True) -> None:
+        if connection.closed:
             return
-        self._loop.forget(descriptor)
+        connection.closed = True
+        descriptor = connection.socket.fileno()
+        if unread:
+            self._loop.unwatch(descriptor)
+        else:
+            self._loop.forget(descriptor)
         self._disarm(connection)
         connection.conversation.close()
-        connection.socket.close()
+        if unread:
+            self._closer.close(connection.socket)
+        else:
+            connection.socket.close()
         account = self._accounts[connection.account]
         del account[connection]
         if not account:
@@ -392,4 +376,13 @@ class Server:
         for account in list(self._accounts.values()):
             for connection in list(account):
                 self._close(connection)
-        os.close(self._spare)
+        if self._spare >= 0:
+            os.close(self._spare)
+
+
+def _spare_descriptor() -> int:
+    """Open one to give up when there is no other left; -1 if there is none already."""
+    try:
+        return os.open("/", os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return -1

@@ -28,6 +28,7 @@ class Sockets:
         self._log = log
         self._open: dict[Address, socket.socket] = {}
         self._bound: list[Address] = []
+        self._holder: int | None = None  # the uid that has the name, where that is known
         self.problem: str | None = None
         """Why the abstract name is not served, or None."""
 
@@ -53,7 +54,9 @@ class Sockets:
         try:
             self._bind(self.control)
         except NameTaken as taken:
-            if str(taken) != self.problem:
+            # Who hides later (by a full queue) was seen before; one line for each who comes.
+            if self._holder is None or (taken.uid is not None and taken.uid != self._holder):
+                self._holder = taken.uid
                 self.problem = str(taken)
                 self._log.error(
                     "abstract name taken", name=str(self.control), uid=taken.uid, pid=taken.pid
@@ -63,7 +66,7 @@ class Sockets:
         else:
             if self.problem is not None:
                 self._log.info("abstract name served", name=str(self.control))
-            self.problem = None
+            self.problem = self._holder = None
 
     def serve(
         self,

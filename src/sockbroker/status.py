@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from sockbroker.core.service import Answer, Deferred, Reply
@@ -11,7 +12,8 @@ from sockbroker.failures import failure, permission_denied
 from sockbroker.generation import Generation
 from sockbroker.interfaces import Handlers
 from sockbroker.record import Record
-from sockbroker.server import Server, Session
+from sockbroker.server import Server
+from sockbroker.session import Session
 from sockbroker.sockets import Sockets
 
 MOST_BYTES_OF_PROBLEMS = 12 * 1024
@@ -123,7 +125,7 @@ def bounded(problems: tuple[str, ...] | list[str]) -> list[str]:
     shown: list[str] = []
     for problem in problems:
         text = problem[:1024]
-        room -= len(text.encode("ascii", "backslashreplace")) + 8
+        room -= len(json.dumps(text)) + 2
         if room < 0:
             more = len(problems) - len(shown)
             return [*shown, f"and {more} more; sockbrokerctl check shows a policy's problems"]

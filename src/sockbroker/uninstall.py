@@ -26,7 +26,7 @@ def remove_directories(base_path: str, *, force: bool) -> int:
         with Base.open(base_path) as base:
             base.lock()
             kept = _clear(base, force=force)
-    except (BaseLocked, DirectoryError) as error:
+    except (BaseLocked, DirectoryError, OSError) as error:
         print(f"sockbrokerd: {error}", file=sys.stderr)
         return 1
     for line in kept:
@@ -52,7 +52,8 @@ def _clear(base: Base, *, force: bool) -> list[str]:
                     result = remove(folder.fileno(), name, stop=lambda: False)
                     if isinstance(result, Parked):
                         kept.append(f"{folder.path}/{escape(name)}: kept: {result.reason}")
-            base.retire(app)
+            if not base.retire(app):
+                kept.append(f"{base.path}/{app}: kept: something is left in it")
         except (Obstructed, OSError) as error:
             kept.append(f"{base.path}/{app}: kept: {error}")
     return kept

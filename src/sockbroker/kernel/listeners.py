@@ -28,7 +28,7 @@ class NameTaken(Exception):
     """Somebody else has the abstract name; `uid` and `pid` are None where he does not listen."""
 
     def __init__(self, name: str, uid: int | None, pid: int | None) -> None:
-        whom = f"uid {uid} (pid {pid})" if uid is not None else "a socket that does not listen"
+        whom = f"uid {uid} (pid {pid})" if uid is not None else "somebody who does not show himself"
         super().__init__(f"the abstract name @{name} is taken by {whom}")
         self.uid = uid
         self.pid = pid
@@ -108,9 +108,8 @@ def _bind_path(listener: socket.socket, path: str, mode: int) -> None:
     if found is not None:
         if not stat.S_ISSOCK(found.st_mode):
             raise ListenerError(f"{path}: something that is not a socket is there; move it away")
-        uid, pid = _holder(path)
-        if uid is not None:
-            raise ListenerError(f"{path}: pid {pid} listens there; stop it first")
+        if not _is_dead(path):
+            raise ListenerError(f"{path}: somebody listens there; stop that first")
         os.unlink(path)
     # The umask is 077, so the file is born 0600 at most; only root can reach it by name until the
     # mode is set, and only root can write to its folder.
@@ -119,18 +118,33 @@ def _bind_path(listener: socket.socket, path: str, mode: int) -> None:
 
 
 def _holder(address: str | bytes) -> tuple[int | None, int | None]:
-    """Return (uid, pid) of who listens at an address, without waiting and without a byte sent."""
+    """Return (uid, pid) of who listens at an address, without waiting and without a byte sent.
+
+    None where nobody listens, and where his queue is full, so that he cannot be seen.
+    """
     with socket.socket(
         socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     ) as probe:
         try:
             probe.connect(address)
-        except BlockingIOError:
-            return 0xFFFFFFFF, 0  # it listens, and its queue is full: who it is cannot be told
         except OSError:
             return None, None
         pid, uid, _gid = credentials(probe)
     return uid, pid
+
+
+def _is_dead(path: str) -> bool:
+    """Tell whether nobody listens at a socket's path: only that refuses a connection."""
+    with socket.socket(
+        socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    ) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False  # a full queue (EAGAIN) is a living one's
+    return False
 
 
 def adopt(

@@ -101,8 +101,8 @@ class Loop:
     def _wake(self) -> None:
         try:
             self._wake_write.send(b"\0")  # 0 is no signal's number
-        except BlockingIOError:
-            return  # full of wake-ups: the loop will wake anyway
+        except OSError:
+            return  # full of wake-ups, so the loop will wake anyway; or it has ended
 
     def _woken(self, _events: int) -> None:
         # Taken before the calls are looked at: one that is added meanwhile wakes the loop again.
@@ -129,11 +129,16 @@ class Loop:
         callbacks = self._callbacks
         busy = False
         while self._running:
-            for descriptor, events in poll(
-                0 if busy else self._patience(next_deadline()), EVENTS_A_TURN
-            ):
-                callback = callbacks.get(descriptor)
-                if callback is not None:  # else closed by an earlier callback of this turn
+            # Looked up before any of them runs: a callback may close a descriptor, and the next
+            # one get its number.
+            ready = [
+                (callbacks.get(descriptor), events)
+                for descriptor, events in poll(
+                    0 if busy else self._patience(next_deadline()), EVENTS_A_TURN
+                )
+            ]
+            for callback, events in ready:
+                if callback is not None:
                     callback(events)
             if self._timers:
                 self._run_timers()

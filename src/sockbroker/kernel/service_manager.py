@@ -41,7 +41,9 @@ def take(environment: MutableMapping[str, str], pid: int) -> Inherited:
     descriptors: tuple[int, ...] = ()
     if _number(environment.get("LISTEN_PID")) == pid:
         count = min(_number(environment.get("LISTEN_FDS")) or 0, _MOST_DESCRIPTORS)
-        descriptors = tuple(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + count))
+        named = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + count)
+        # One that is not open now could be a descriptor of our own when it is looked at.
+        descriptors = tuple(filter(_is_open, named))
     watchdog = _number(environment.get("WATCHDOG_USEC"))
     if _number(environment.get("WATCHDOG_PID")) not in {None, pid}:
         watchdog = None
@@ -58,6 +60,14 @@ def take(environment: MutableMapping[str, str], pid: int) -> Inherited:
         notify_socket=notify if notify and notify[0] in "/@" else None,
         watchdog_seconds=watchdog / 1_000_000 if watchdog else None,
     )
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def _number(text: str | None) -> int | None:

@@ -1,0 +1,58 @@
+"""One peer's connection: who is at the other end, and how far the conversation with him is."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from sockbroker.core.peer import Peer
+from sockbroker.core.service import Conversation, Service
+
+OPERATORS = -1
+"""The account of all operators; every other account is a uid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a handler may know about who calls: the kernel's word, and the socket it came by."""
+
+    peer: Peer
+    operator: bool
+
+    @property
+    def account(self) -> int:
+        """Return whom turns and places are counted for."""
+        return OPERATORS if self.operator else self.peer.uid
+
+
+class Connection:
+    """The state that the server keeps of one connection; owns its socket."""
+
+    __slots__ = (
+        "account",
+        "closed",
+        "conversation",
+        "deadline",
+        "ending",
+        "heard",
+        "outgoing",
+        "paused",
+        "queued",
+        "session",
+        "socket",
+    )
+
+    def __init__(
+        self, connected: socket.socket, session: Session, service: Service[Session]
+    ) -> None:
+        self.socket = connected
+        self.session = session
+        self.account = session.account
+        self.conversation = Conversation(service, session)
+        self.outgoing = b""
+        self.deadline: float | None = None
+        self.heard = False  # it has sent something
+        self.queued = False  # waits for its turn
+        self.paused = False  # is not read while earlier messages wait
+        self.ending = False  # the peer has sent all it will
+        self.closed = False
