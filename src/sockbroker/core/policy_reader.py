@@ -255,18 +255,19 @@ class _Reader:
         return mode, group
 
     def mode(self, value: Value, default: int) -> int:
-        if isinstance(value, Scalar):
-            mode = parse_mode(value.text)
-            if mode is not None and value.quoted:
-                return mode
-            mend = "0700" if mode is None else f"{mode:04o}"
-            what = f"{value.text} without quotes is another number in YAML"
-            if mode is None:
-                what = f"{quote(value.text)} is not a mode of 3 or 4 octal digits"
-            self.report(value.position, f'{what}; write it in quotes, like "{mend}"')
-        else:
+        if not isinstance(value, Scalar) or not value.text:
             self.refuse(value, 'a mode is octal digits in quotes; write it like "0700"')
-        return default
+            return default
+        mode = parse_mode(value.text)
+        if mode is None:
+            what = f"{quote(value.text)} is not a mode of 3 or 4 octal digits"
+            self.report(value.position, f'{what}; write it in quotes, like "0700"')
+            return default
+        if not value.quoted:
+            what = f"{value.text} without quotes is another number in YAML"
+            self.report(value.position, f'{what}; write it in quotes, "{value.text}"')
+            return default
+        return mode
 
     def number(self, value: Value, what: str, *, least: int = 0) -> int | None:
         if not isinstance(value, Scalar):

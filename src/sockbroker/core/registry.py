@@ -42,17 +42,18 @@ class Registry:
             self._uids_by_gid.setdefault(user.gid, set()).add(user.uid)
 
     def user_names(self) -> dict[int, str]:
-        """Return the name of each uid that came to light."""
-        return {uid: user.name for uid, user in self._users.items()}
+        """Return the name of each uid that came to light, if it can be shown."""
+        return {uid: user.name for uid, user in self._users.items() if user.name.isprintable()}
 
     def primary_gids(self) -> dict[int, int]:
         """Return the primary group of each uid that came to light."""
         return {uid: user.gid for uid, user in self._users.items()}
 
     def group_names(self) -> dict[int, str]:
-        """Return the name of each gid that came to light."""
+        """Return the name of each gid that came to light, if it can be shown."""
         answers = (*self._accounts.groups.values(), *self._accounts.gids.values())
-        return {0: "root"} | {one.gid: one.name for one in answers if isinstance(one, Group)}
+        groups = [answer for answer in answers if isinstance(answer, Group)]
+        return {0: "root"} | {one.gid: one.name for one in groups if one.name.isprintable()}
 
     def uid(self, entry: UserEntry, consequence: Consequence) -> int | Absent | Unavailable:
         """Return the uid of a user's name; report it if there is none."""

@@ -106,7 +106,7 @@ class Nss:
 
     def user_by_name(self, name: str) -> User | Absent | Unavailable:
         """Look a user up; a service that is not there or fails makes it Unavailable."""
-        return self._ask("getpwnam_r", name.encode(), _Passwd, _user)
+        return self._ask("getpwnam_r", _bytes(name), _Passwd, _user)
 
     def user_by_uid(self, uid: int) -> User | Absent | Unavailable:
         """Look a user up by number."""
@@ -114,7 +114,7 @@ class Nss:
 
     def group_by_name(self, name: str) -> RawGroup | Absent | Unavailable:
         """Look a group up."""
-        return self._ask("getgrnam_r", name.encode(), _Group, _group)
+        return self._ask("getgrnam_r", _bytes(name), _Group, _group)
 
     def group_by_gid(self, gid: int) -> RawGroup | Absent | Unavailable:
         """Look a group up by number."""
@@ -138,7 +138,7 @@ class Nss:
         while True:
             gids = (ctypes.c_uint32 * size.value)()
             found = self._libc.getgrouplist(
-                user.name.encode(), ctypes.c_uint32(user.gid), gids, ctypes.byref(size)
+                _bytes(user.name), ctypes.c_uint32(user.gid), gids, ctypes.byref(size)
             )
             if found >= 0:
                 return frozenset(gids[:found])
@@ -179,16 +179,27 @@ class Nss:
 
 
 def _user(entry: Any) -> User:
-    return User(entry.name.decode(errors="surrogateescape"), entry.uid, entry.gid)
+    return User(_text(entry.name), entry.uid, entry.gid)
 
 
 def _group(entry: Any) -> RawGroup:
     members = set()
     index = 0
     while entry.members and (member := entry.members[index]) is not None:
-        members.add(member.decode(errors="surrogateescape"))
+        members.add(_text(member))
         index += 1
-    return RawGroup(entry.name.decode(errors="surrogateescape"), entry.gid, frozenset(members))
+    return RawGroup(_text(entry.name), entry.gid, frozenset(members))
+
+
+# Names are bytes to the C library. Hardly any are not UTF-8, and those stay what they are.
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _line(configuration: str, database: str) -> str:
