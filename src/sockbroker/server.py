@@ -10,6 +10,7 @@ delays itself.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import time
@@ -29,6 +30,9 @@ ACCEPTED_AT_ONCE = 8
 
 CALLS_A_ROUND = 32
 """Calls between two looks at the kernel: about 2 ms, which a newcomer waits at most."""
+
+LOOKED_AT_TO_DROP = 64
+"""Connections of one account among which an idle one is searched when places have run out."""
 
 RECEIVED_AT_ONCE = 32 * 1024
 """Two messages of the largest size; a pipelining peer is read again when these are answered."""
@@ -134,7 +138,9 @@ class Server:
         crowd = max(self._accounts.items(), key=lambda item: (item[0] != OPERATORS, len(item[1])))[
             1
         ]
-        idle = (connection for connection in crowd if connection.conversation.idle)
+        # The longest idle are first; where all of many are busy, looking on is not worth the time.
+        oldest = itertools.islice(crowd, LOOKED_AT_TO_DROP)
+        idle = (connection for connection in oldest if connection.conversation.idle)
         self.dropped += 1
         self._close(next(idle, None) or next(iter(crowd)))
         return True
