@@ -49,7 +49,7 @@ class Broker:
         if isinstance(uid, Failure):
             return uid
         if uid == session.peer.uid:
-            return self._grant(str(app), session.peer)
+            return self._grant(str(app), session.peer, session.peer)
         return self._grant_other(str(app), uid, session.peer)
 
     def _grant_other(self, app: str, uid: int, operator: Peer) -> Answer:
@@ -67,7 +67,7 @@ class Broker:
                 # A uid that the database does not know has no groups there.
                 gid, groups = outcome.value() or (NO_GROUP, frozenset())
                 peer = Peer(uid=uid, gid=gid, pid=operator.pid, groups=groups)
-                deferred.resolve(self._grant(app, peer))
+                deferred.resolve(self._grant(app, peer, operator))
             except Exception as error:  # told to the one who waits, and never to the loop
                 reason = f"the groups of uid {uid} are not known: {error}; try again later"
                 deferred.resolve(failure("Denied", app=app, reason=reason))
@@ -75,10 +75,11 @@ class Broker:
         self._look_ups.submit(lambda: accounts.groups_of(uid), got)
         return deferred
 
-    def _grant(self, app: str, peer: Peer) -> Answer:
+    def _grant(self, app: str, peer: Peer, caller: Peer) -> Answer:
+        """Decide for `peer`, and act; the record names the caller, who may be an operator."""
         decision = decide(self._generation.policy, app, peer)
         if isinstance(decision, Refused):
-            return self._record.deny(app, peer, decision)
+            return self._record.deny(app, caller, decision, uid=peer.uid)
         wanted = Wanted(mode=decision.app.mode, gid=decision.app.gid)
         new_gid = peer.gid if wanted.gid is None else wanted.gid
         path = f"{self._folders.base.path}/{app}/{peer.uid}"
@@ -87,9 +88,9 @@ class Broker:
                 peer.uid, wanted, new_gid=new_gid, limit=decision.app.max_directories
             )
         except (Obstructed, LimitReached, OSError) as error:
-            return self._record.fail("request", app, peer, error, path)
+            return self._record.fail("request", app, caller, error, path)
         if outcome == "existing":
             self._record.counters["existing"] += 1
         else:
-            self._record.change(outcome, app, peer, path=path, rule=str(decision.rule))
+            self._record.change(outcome, app, caller, path=path, rule=str(decision.rule))
         return Reply({"path": path, "outcome": outcome})

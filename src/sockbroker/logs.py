@@ -51,7 +51,8 @@ class Output:
     def msg(self, line: str) -> None:
         if self._lost:
             note = f"{self._lost} log lines were lost before this one"
-            if not self._write(f'<4>{{"event": "{note}"}}\n'.encode()):
+            prefix = "<4>" if line.startswith("<") else ""
+            if not self._write(f'{prefix}{{"event": "{note}"}}\n'.encode()):
                 self._lost += 1
                 return
             self._lost = 0
@@ -152,7 +153,7 @@ def _readable_line(_logger: Logger, _method: str, event: Event) -> str:
 def _readable(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_readable(item) for item in value) + "]"
-    text = escape(str(value))
+    text = escape(str(value)).replace('"', "\\x22")  # else a value could look like other fields
     return f'"{text}"' if " " in text or not text else text
 
 
@@ -189,10 +190,10 @@ def _stream(descriptor: int) -> Callable[[bytes], bool]:
     def write(line: bytes) -> bool:
         try:
             # pipe(7): a pipe that polls writable takes PIPE_BUF bytes without waiting.
-            if not writable.poll(0):
-                return False
-            part = line if len(line) <= select.PIPE_BUF else line[: select.PIPE_BUF - 1] + b"\n"
-            os.write(descriptor, part)
+            for start in range(0, len(line), select.PIPE_BUF):
+                if not writable.poll(0):
+                    return False
+                os.write(descriptor, line[start : start + select.PIPE_BUF])
         except OSError:
             return False
         return True

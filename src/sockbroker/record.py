@@ -33,11 +33,17 @@ class Record:
         self.counters[event] += 1
         self._write("info", event, app, peer, fields)
 
-    def deny(self, app: str, peer: Peer, decision: Refused) -> Failure:
-        """Note a refusal; return what the peer is told, which is less."""
+    def deny(self, app: str, peer: Peer, decision: Refused, *, uid: int | None = None) -> Failure:
+        """Note that `peer` was refused what he asked for himself, or as an operator for `uid`.
+
+        Returns what he is told, which is less.
+        """
         self.counters["denied"] += 1
-        self._write("warning", "denied", app, peer, {"rule": str(decision.rule)})
-        return denied(app, peer.uid)
+        fields: dict[str, object] = {"rule": str(decision.rule)}
+        if uid is not None and uid != peer.uid:
+            fields["for_uid"] = uid
+        self._write("warning", "denied", app, peer, fields)
+        return denied(app, peer.uid if uid is None else uid)
 
     def fail(self, verb: str, app: str, peer: Peer, error: Exception, path: str) -> Failure:
         """Note that the disk did not let a call be done; return what the peer is told."""
@@ -46,6 +52,11 @@ class Record:
             self.counters["failed"] += 1
             self._write("error", f"{verb} failed", app, peer, {"path": path, "why": str(error)})
         return told
+
+    def in_use(self, app: str, peer: Peer, path: str, reason: str) -> None:
+        """Note that a directory was not released because of who uses it."""
+        self.counters["failed"] += 1
+        self._write("warning", "release refused", app, peer, {"path": path, "why": reason})
 
     def violation(self, peer: Peer, reason: str) -> None:
         """Note that a peer broke the protocol and was cut off."""

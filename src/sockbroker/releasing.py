@@ -101,7 +101,7 @@ class Releasing:
         """Look again at what is out of the way now, where nobody new can come in by its path."""
         try:
             with self._folder(request) as folder:
-                refusal = _in_use(folder, moved, request, tables)
+                refusal = self._in_use(folder, moved, request, tables)
                 if refusal is not None:
                     folder.put_back(moved, request.uid)
                     answer.resolve(refusal)
@@ -118,7 +118,7 @@ class Releasing:
         try:
             with self._folder(request) as folder:
                 if not request.force:
-                    refusal = _in_use(folder, str(request.uid), request, tables)
+                    refusal = self._in_use(folder, str(request.uid), request, tables)
                     if refusal is not None:
                         return refusal
                 if not self._disposal.has_room(request.app, request.uid):
@@ -147,14 +147,16 @@ class Releasing:
         )
         return Reply()
 
-
-def _in_use(folder: Folder, name: str, request: _Request, tables: Tables | None) -> Failure | None:
-    """Say so if the directory is in use; where that cannot be told, to others than its owner."""
-    found = usage_of(folder.fileno(), name, request.uid, tables)
-    if found.in_use:
-        return failure(
-            "InUse", path=request.path, reason="a live socket or a process of its owner uses it"
-        )
-    if found.in_use is None and request.uid != request.session.peer.uid:
-        return failure("InUse", path=request.path, reason="whether it is in use cannot be told")
-    return None
+    def _in_use(
+        self, folder: Folder, name: str, request: _Request, tables: Tables | None
+    ) -> Failure | None:
+        """Say so if it is in use; where that cannot be told, to others than its owner."""
+        found = usage_of(folder.fileno(), name, request.uid, tables)
+        if found.in_use:
+            reason = "a live socket is bound in it, or a process of its owner has marked it"
+        elif found.in_use is None and request.uid != request.session.peer.uid:
+            reason = "whether it is in use cannot be told"
+        else:
+            return None
+        self._record.in_use(request.app, request.session.peer, request.path, reason)
+        return failure("InUse", path=request.path, reason=reason)

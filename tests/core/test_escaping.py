@@ -4,7 +4,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sockbroker.core.escaping import escape, legible, unescape
+from sockbroker.core.escaping import (
+    escape,
+    escape_address,
+    legible,
+    unescape,
+    unescape_address,
+)
 
 CASES = [
     (b"", ""),
@@ -101,3 +107,14 @@ def test_typing_a_name_as_it_is() -> None:
 def test_a_sentence_keeps_escapes_that_are_in_it() -> None:
     """A sentence with a name that was escaped before is not escaped twice, and is safe."""
     assert legible(r"the name \x1b is odd" + "\x1b\n") == r"the name \x1b is odd\x1b\x0a"
+
+
+@given(st.binary())
+@example(b"\0@name")
+@example(b"@name")
+@example(b"\0\0name")
+def test_an_address_and_its_form_lead_to_each_other(address: bytes) -> None:
+    """A path and an abstract name are never taken for one another, whatever is in them."""
+    shown = escape_address(address)
+    assert unescape_address(shown) == address
+    assert shown.startswith("@") == address.startswith(b"\0")

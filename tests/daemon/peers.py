@@ -5,18 +5,24 @@ A client that was written for these tests alone, so that it can also do what no 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pickle
 import signal
 import socket
+import struct
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from running import CONTROL, OPERATOR, PATIENCE
+from running import CONTROL, MALLORY, OPERATOR, PATIENCE
 
 T = TypeVar("T")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWUSER = 0x10000000
+PR_SET_DUMPABLE = 4
 
 DENIED = "io.sockbroker.Denied"
 INVALID_APP = "io.sockbroker.InvalidApp"
@@ -32,6 +38,8 @@ Reply = dict[str, Any]
 class Peer(Generic[T]):
     """A process of some user that runs one function; `result()` returns what that returned."""
 
+    running: ClassVar[set[Peer[Any]]] = set()
+
     def __init__(
         self,
         uid: int,
@@ -40,14 +48,16 @@ class Peer(Generic[T]):
         gid: int | None = None,
         groups: Sequence[int] = (),
         umask: int = 0o022,
+        seconds: float = 5 * PATIENCE,
     ) -> None:
         self._answer = open(os.memfd_create("result"), "w+b", buffering=0)  # noqa: SIM115
         self.pid = os.fork()
         if self.pid:
+            self.running.add(self)
             return
         try:
             try:
-                signal.alarm(int(5 * PATIENCE))  # never left behind, whatever the test does
+                signal.alarm(int(seconds))  # never left behind, whatever the test does
                 os.umask(umask)
                 os.setgroups(groups)
                 gid = uid if gid is None else gid
@@ -62,6 +72,7 @@ class Peer(Generic[T]):
 
     def result(self) -> T:
         """Wait for the end; AssertionError with the traceback if the function raised."""
+        self.running.discard(self)
         with self._answer as file:
             _, status = os.waitpid(self.pid, 0)
             file.seek(0)
@@ -73,9 +84,37 @@ class Peer(Generic[T]):
 
     def end(self) -> None:
         """Kill it."""
+        self.running.discard(self)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self._answer.close()
+
+
+def in_user_namespace(uid: int, act: Callable[[], T], **how: Any) -> T:
+    """Run `act` as that user and as root of a user namespace of his own, all groups dropped.
+
+    The maps are written by root, as newuidmap and newgidmap do it for him.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        def enter() -> T:
+            _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self is root's
+            if _libc.unshare(CLONE_NEWUSER):
+                raise OSError(ctypes.get_errno(), "unshare")
+            theirs.send(b".")
+            theirs.recv(1)
+            os.setgroups([])
+            assert (os.getuid(), os.getgroups()) == (0, [])
+            return act()
+
+        peer = Peer(uid, enter, **how)
+        ours.recv(1)
+        for name, number in (("uid_map", uid), ("gid_map", how.get("gid") or uid)):
+            with open(f"/proc/{peer.pid}/{name}", "w") as file:
+                file.write(f"0 {number} 1\n")
+        ours.send(b".")
+        return peer.result()
 
 
 def as_user(uid: int, act: Callable[[], T], **how: Any) -> T:
@@ -83,23 +122,28 @@ def as_user(uid: int, act: Callable[[], T], **how: Any) -> T:
     return Peer(uid, act, **how).result()
 
 
-def user_asks(uid: int, method: str, **parameters: object) -> Reply:
+def as_mallory(act: Callable[[], T]) -> T:
+    """Run `act` as the user who means harm."""
+    return as_user(MALLORY, act)
+
+
+def user_asks(user: int, method: str, /, **parameters: object) -> Reply:
     """One call on the abstract socket, by a process of that user; the only reply to it."""
-    return as_user(uid, lambda: ask(method, **parameters))
+    return as_user(user, lambda: ask(method, **parameters))
 
 
-def operator_asks(method: str, **parameters: object) -> Reply:
+def operator_asks(method: str, /, **parameters: object) -> Reply:
     """One call on the operator socket."""
     return ask(method, at=OPERATOR, **parameters)
 
 
-def ask(method: str, *, at: str | bytes = CONTROL, **parameters: object) -> Reply:
+def ask(method: str, /, *, at: str | bytes = CONTROL, **parameters: object) -> Reply:
     """One call by this process; the only reply to it."""
     with Line(at) as line:
         return line.call(method, **parameters)
 
 
-def ask_all(method: str, *, at: str | bytes = CONTROL, **parameters: object) -> list[Reply]:
+def ask_all(method: str, /, *, at: str | bytes = CONTROL, **parameters: object) -> list[Reply]:
     """One call with `more` by this process; all replies to it."""
     with Line(at) as line:
         line.send(encoded(method, parameters, more=True))
@@ -120,15 +164,21 @@ def encoded(method: str, parameters: dict[str, object], **flags: bool) -> bytes:
     return json.dumps({"method": name, "parameters": parameters, **flags}).encode() + b"\0"
 
 
+REQUEST = encoded("Request", {"app": "demo"})
+
+
 class Line:
     """A connection to the broker."""
 
     def __init__(self, at: str | bytes = CONTROL) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(PATIENCE)
         self._received = b""
         try:
+            # Blocking, so that the kernel queues us where the backlog is full, but not for ever.
+            patience = struct.pack("ll", int(PATIENCE), 0)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
             self.socket.connect(at)
+            self.socket.settimeout(PATIENCE)
         except BaseException:
             self.socket.close()
             raise

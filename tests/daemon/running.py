@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-COMMAND = [sys.executable, "-I", "-m", "sockbroker.daemon"]
+CACHE = [f"-Xpycache_prefix={sys.pycache_prefix}"] if sys.pycache_prefix else []
+COMMAND = [sys.executable, "-I", *CACHE, "-m", "sockbroker.daemon"]
 
 RUN = Path("/run")
 CONTROL = b"\0sockbroker"
@@ -60,7 +61,9 @@ nogroup:x:65534:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
-MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 0x4000, 1 << 18
+MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND = 2, 4, 32, 4096
+MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+MNT_DETACH = 2
 
 
 def _check(result: int, what: str) -> None:
@@ -73,6 +76,11 @@ def mount(source: str, target: Path, kind: str = "", flags: int = 0, options: st
     """mount(2)."""
     arguments = source.encode(), os.fsencode(target), kind.encode(), flags, options.encode()
     _check(_libc.mount(*arguments), f"mount on {target}")
+
+
+def umount(target: Path) -> None:
+    """umount2(2) with MNT_DETACH."""
+    _check(_libc.umount2(os.fsencode(target), MNT_DETACH), f"umount {target}")
 
 
 def eventually(what: str, look: Callable[[], Any], seconds: float = PATIENCE) -> Any:
@@ -104,7 +112,7 @@ class Daemon:
                 stdout=output,
                 stderr=output,
                 env=dict(environment),
-                preexec_fn=before,  # noqa: PLW1509 - this process has one thread
+                preexec_fn=before,
                 pass_fds=keep,
             )
 
@@ -178,6 +186,7 @@ class World:
     def __init__(self, own: Path) -> None:
         self.own = own
         self.policy = own / "sockbroker.yaml"
+        self.log_prefix = ""
         self._daemons: list[Daemon] = []
 
     def write(self, policy: str) -> None:
@@ -198,7 +207,7 @@ class World:
         """Start a daemon, run by the command `under` where there is one; do not wait for it."""
         if policy is not None:
             self.write(policy)
-        log = self.own / f"log{len(self._daemons)}"
+        log = self.own / f"{self.log_prefix}log{len(self._daemons)}"
         started = Daemon(
             [*under, *COMMAND, "--policy", str(self.policy), *arguments],
             log,
@@ -218,6 +227,15 @@ class World:
         for daemon in self._daemons:
             if daemon.process.poll() is None:
                 daemon.kill()
+        # One that went to the background: what else is in the network namespace of this test.
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                ours = os.path.samefile(process / "ns/net", "/proc/self/ns/net")
+                command = (process / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if ours and b"sockbroker.daemon" in command:
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ A name in a folder or in the kernel's socket table is any bytes at all. Shown ra
 cursor of a terminal, forge a line of a log, or look like another name. So every byte that is not
 printable ASCII is `\\xHH`, a backslash is doubled, and an `@` at the start is `\\x40`, because a
 bare `@` there stands for the NUL of an abstract socket. Each text has exactly one escaped form, and
-`unescape` leads back to the very bytes.
+`unescape` leads back to the very bytes; for the address of a socket, a path or an abstract name,
+`escape_address` and `unescape_address` do the same.
 """
 
 _SHOWN = {byte: chr(byte) if 0x20 <= byte <= 0x7E else f"\\x{byte:02x}" for byte in range(256)}
@@ -16,11 +17,13 @@ def escape(name: bytes | str, *, word: bool = False) -> str:
 
     A str stands for its UTF-8 bytes, and for the undecodable ones that os.fsdecode kept in it.
     """
-    if isinstance(name, str):
+    if name.isascii():
         # Nearly every name there is: saves the work on the way of `list` over ten thousand
         # directories.
-        if name.isascii() and name.isprintable() and "\\" not in name and name[:1] != "@":
-            return name.replace(" ", "\\x20") if word else name
+        text = name if isinstance(name, str) else name.decode("ascii")
+        if text.isprintable() and "\\" not in text and text[:1] != "@":
+            return text.replace(" ", "\\x20") if word else text
+    if isinstance(name, str):
         name = _encode(name)
     shown = "".join([_SHOWN[byte] for byte in name])
     if name[:1] == b"@":
@@ -46,6 +49,20 @@ def unescape(shown: str) -> bytes:
                 rf"a backslash must be followed by another one or by xHH: {escape(shown)}"
             )
     return b"".join(parts)
+
+
+def escape_address(address: bytes, *, word: bool = False) -> str:
+    """Give the escaped form of a socket's address, with `@` for the NUL of an abstract name."""
+    if address[:1] == b"\0":
+        return "@" + escape(address[1:], word=word)
+    return escape(address, word=word)
+
+
+def unescape_address(shown: str) -> bytes:
+    """Give the address that was shown or typed: abstract after a bare `@`; ValueError as above."""
+    if shown[:1] == "@":
+        return b"\0" + unescape(shown[1:])
+    return unescape(shown)
 
 
 def legible(sentence: str) -> str:
