@@ -222,11 +222,15 @@ class World:
         """Start a daemon and wait until it is ready."""
         return self.begin(*arguments, policy=policy, **how).wait_until_ready()
 
-    def close(self) -> None:
-        """Kill what still runs."""
+    def end(self) -> None:
+        """Kill the daemons that this process has started."""
         for daemon in self._daemons:
             if daemon.process.poll() is None:
                 daemon.kill()
+
+    def close(self) -> None:
+        """Kill whatever still runs in this world."""
+        self.end()
         # One that went to the background: what else is in the network namespace of this test.
         for process in Path("/proc").glob("[0-9]*"):
             try:

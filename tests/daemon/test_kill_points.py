@@ -124,7 +124,7 @@ def side_by_side(
                         f"killed at {case[0]} number {case[1]}: {error}"
                     ) from error
         finally:
-            world.close()
+            world.end()
 
     workers = [Peer(0, lambda n=number: some(n), seconds=600) for number in range(processes)]
     for worker in workers:
