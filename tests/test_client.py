@@ -393,7 +393,7 @@ def test_in_a_user_namespace_the_owner_is_judged_as_seen_from_there() -> None:
 
 @needs_root
 def test_the_descriptor_is_held_and_not_inherited() -> None:
-    """The directory is held by one descriptor that no program inherits, until it is closed."""
+    """The directory is held by descriptors that no program inherits, until it is closed."""
 
     def world() -> None:
         path = make_directory("chat", ALICE)
@@ -402,9 +402,17 @@ def test_the_descriptor_is_held_and_not_inherited() -> None:
         def act() -> None:
             before = set(os.listdir("/proc/self/fd"))
             directory = sockbroker.request("chat")
-            held = set(os.listdir("/proc/self/fd")) - before
-            assert held == {str(directory.fileno())}
-            assert not os.get_inheritable(directory.fileno())
+            links = {name: f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")}
+            held = {
+                name: os.readlink(link)
+                for name, link in links.items()
+                if os.path.lexists(link) and os.readlink(link).startswith("/run/chat")
+            }
+            places = sorted(held.values())
+            # Itself, its lock, and its mark.
+            assert places == [path, path, f"{path}/.sockbroker.lock"]
+            assert str(directory.fileno()) in held
+            assert not any(os.get_inheritable(int(descriptor)) for descriptor in held)
             assert os.path.samefile(f"/proc/self/fd/{directory.fileno()}", path)
             assert os.fspath(directory) == path
             with pytest.raises(OSError, match="Bad file descriptor"):

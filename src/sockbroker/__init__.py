@@ -2,7 +2,8 @@
 
     import sockbroker
     with sockbroker.request("chat") as directory:
-        print(directory.path)
+        server = directory.listen("control.sock", mode=0o660)
+    client = sockbroker.connect("chat", "control.sock", user="alice")
 
 The names below are the library; it needs the standard library only. Each is imported when it is
 first used, because the daemon and the parts of this package that decide things import the package
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         BrokerUnavailable,
         CallFailed,
         Closed,
+        ConnectFailed,
         ConnectionLost,
         Denied,
         Error,
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
         InUse,
         InvalidAddress,
         InvalidApp,
+        InvalidSocket,
         LimitReached,
+        ListenFailed,
+        NameInUse,
         NoSuchDirectory,
         NoSuchUser,
         Obstructed,
@@ -34,8 +39,12 @@ if TYPE_CHECKING:
         ProtocolFault,
         TimedOut,
         UnexpectedDirectory,
+        Unmarked,
         Unverifiable,
+        WrongListener,
     )
+    from sockbroker.listening import Listener
+    from sockbroker.reaching import connect
 
 __version__ = "0.1.0"
 
@@ -43,6 +52,7 @@ __all__ = [
     "BrokerUnavailable",
     "CallFailed",
     "Closed",
+    "ConnectFailed",
     "ConnectionLost",
     "Denied",
     "Directory",
@@ -51,8 +61,12 @@ __all__ = [
     "InUse",
     "InvalidAddress",
     "InvalidApp",
+    "InvalidSocket",
     "LimitReached",
     "ListedDirectory",
+    "ListenFailed",
+    "Listener",
+    "NameInUse",
     "NoSuchDirectory",
     "NoSuchUser",
     "Obstructed",
@@ -63,8 +77,11 @@ __all__ = [
     "Status",
     "TimedOut",
     "UnexpectedDirectory",
+    "Unmarked",
     "Unverifiable",
+    "WrongListener",
     "broker_status",
+    "connect",
     "list_directories",
     "release",
     "reload_policy",
@@ -81,6 +98,8 @@ _MODULES = {
     "request": "client",
     "broker_status": "client",
     "Directory": "directory",
+    "Listener": "listening",
+    "connect": "reaching",
 }
 
 

@@ -11,7 +11,7 @@ from _socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET
 from _socket import socket as Socket
 from sys import byteorder, getfilesystemencoding
 
-from sockbroker.core.escaping import escape
+from sockbroker.core.escaping import escape, escape_address, unescape_address
 from sockbroker.errors import (
     BrokerUnavailable,
     Impostor,
@@ -53,28 +53,31 @@ PATH = Address(
 
 
 def parse(text: str) -> Address:
-    """Read `unix:@NAME` or `unix:/PATH`, ignoring `;...` behind it; raises InvalidAddress."""
-    kind, colon, place = text.partition(":")
+    """Read `unix:@NAME` or `unix:/PATH`, ignoring `;...` behind it; raises InvalidAddress.
+
+    NAME and PATH are in the escaped form: any byte can be given as \\xHH, and a backslash is \\\\.
+    """
+    kind, _, place = text.partition(":")
     place = place.partition(";")[0]
     try:
-        name = place.encode(getfilesystemencoding(), "surrogateescape")
-    except UnicodeEncodeError:
-        name = b""
-    if (
-        kind != "unix"
-        or not colon
-        or name[:1] not in (b"@", b"/")
-        or len(name) < 2
-        or b"\0" in name
-    ):
+        # Bytes as they were typed, whatever the locale made of them.
+        typed = place.encode(getfilesystemencoding(), "surrogateescape")
+        target = unescape_address(typed.decode("utf-8", "surrogateescape"))
+    except ValueError:
+        target = b""
+    abstract = target[:1] == b"\0" and place[:1] == "@"
+    if kind != "unix" or len(target) < 2 or not (abstract or _is_path(target)):
         raise InvalidAddress(f"{escape(text)} is not an address: give unix:@NAME or unix:/PATH")
-    if len(name) > PATH_LIMIT + name.startswith(b"@"):
+    if len(target) > PATH_LIMIT + abstract:
         raise InvalidAddress(
             f"{escape(text)} is too long: the kernel takes at most {PATH_LIMIT} bytes"
         )
-    if name.startswith(b"@"):
-        return Address(target=b"\0" + name[1:], text=f"unix:@{escape(name[1:])}")
-    return Address(target=name, text=f"unix:{escape(name)}")
+    # A semicolon would end it.
+    return Address(target=target, text="unix:" + escape_address(target).replace(";", "\\x3b"))
+
+
+def _is_path(target: bytes) -> bool:
+    return target[:1] == b"/" and b"\0" not in target
 
 
 def candidates(address: str | None) -> tuple[Address, ...]:
@@ -143,14 +146,19 @@ def _connect(address: Address, *, verify: bool) -> Socket:
 
 def _verify(socket: Socket, address: Address) -> None:
     """Raise unless root called listen(2) on the other end (PID 1 did, if it passed the socket)."""
-    # struct ucred of unix(7): pid_t, uid_t, gid_t
-    credentials = socket.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
-    pid = int.from_bytes(credentials[0:4], byteorder, signed=True)
-    uid = int.from_bytes(credentials[4:8], byteorder)
+    pid, uid = listener(socket)
     if not _maps_root():
         raise Unverifiable(address.text)
     if uid != 0:
         raise Impostor(address.text, uid, pid)
+
+
+def listener(socket: Socket) -> tuple[int, int]:
+    """Return pid and uid of who called listen(2) on what the socket is connected to."""
+    # struct ucred of unix(7): pid_t, uid_t, gid_t
+    credentials = socket.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
+    pid = int.from_bytes(credentials[0:4], byteorder, signed=True)
+    return pid, int.from_bytes(credentials[4:8], byteorder)
 
 
 def _maps_root() -> bool:

@@ -42,10 +42,30 @@ def request(
     address: str | None = None,
     verify: bool = True,
 ) -> Directory:
-    """Have the caller's runtime directory made, or found, and return it checked and held.
+    """Have the caller's runtime directory made, or found, and return it checked, held and marked.
 
-    `user` is for operators. With verify=False whoever listens is taken for the broker.
+    It is marked in use until it is closed; where that cannot be, the warning Unmarked says why.
+    `user` is for operators, who mark nothing. With verify=False whoever listens is taken for the
+    broker.
     """
+    directory = obtain(app, user=user, timeout=timeout, address=address, verify=verify)
+    try:
+        directory.mark()
+    except BaseException:
+        directory.close()
+        raise
+    return directory
+
+
+def obtain(
+    app: str,
+    *,
+    user: str | int | None = None,
+    timeout: float = TIMEOUT,
+    address: str | None = None,
+    verify: bool = True,
+) -> Directory:
+    """Do as `request` does, and leave the directory unmarked: for who names it and is gone."""
     uid = posix.geteuid() if user is None else uid_of(user)
     replies = _call(
         "Request",

@@ -27,36 +27,61 @@ class UsageError(Exception):
 
 
 class Verb:
-    """What may follow a verb: its operands, of which those in [] may be missing, and options."""
+    """What may follow a verb: its operands, and options.
 
-    __slots__ = ("operands", "options", "summary")
+    An operand in [] may be missing, the one that ends in ... is a command, which stands last. The
+    options in `repeatable` may be given more than once.
+    """
+
+    __slots__ = ("details", "operands", "options", "repeatable", "summary")
 
     def __init__(
-        self, summary: str, *, operands: "Sequence[str]" = (), options: "Mapping[str, str | None]"
+        self,
+        summary: str,
+        *,
+        operands: "Sequence[str]" = (),
+        options: "Mapping[str, str | None]",
+        repeatable: "Sequence[str]" = (),
+        details: str = "",
     ) -> None:
         self.summary = summary
         self.operands = operands
         self.options = options
+        self.repeatable = repeatable
+        self.details = details
+
+    @property
+    def takes_command(self) -> bool:
+        """Whether what follows is a command with options of its own."""
+        return bool(self.operands) and self.operands[-1].endswith("...")
 
     def usage(self, name: str) -> str:
         """Give the verb's line of help, without its summary."""
         optional = [
-            f"[{each}{f' {value}' if value else ''}]" for each, value in self.options.items()
+            f"[{each}{f' {value}' if value else ''}]{'...' if each in self.repeatable else ''}"
+            for each, value in self.options.items()
         ]
+        if self.takes_command:
+            return " ".join([name, *self.operands[:-1], *optional, "--", self.operands[-1]])
         return " ".join([name, *self.operands, *optional])
 
 
 class CommandLine:
     """A command line that was read: a verb, its operands, and the options that were given."""
 
-    __slots__ = ("operands", "options", "verb")
+    __slots__ = ("operands", "options", "repeated", "verb")
 
     def __init__(
-        self, verb: str | None, operands: list[str], options: dict[str, str | None]
+        self,
+        verb: str | None,
+        operands: list[str],
+        options: dict[str, str | None],
+        repeated: dict[str, list[str]],
     ) -> None:
         self.verb = verb
         self.operands = operands
         self.options = options
+        self.repeated = repeated  # the values of those that may be given more than once
 
     def operand(self, index: int) -> str | None:
         """Return an operand that may be missing."""
@@ -88,6 +113,7 @@ def read(arguments: list[str], verbs: "Mapping[str, Verb]") -> CommandLine:
     verb: str | None = None
     operands: list[str] = []
     options: dict[str, str | None] = {}
+    repeated: dict[str, list[str]] = {}
     rest = iter(arguments)
     for argument in rest:
         if argument == "--":
@@ -96,18 +122,21 @@ def read(arguments: list[str], verbs: "Mapping[str, Verb]") -> CommandLine:
             options["--help"] = None
         elif argument.startswith("--"):
             name, value = _option(argument, rest, verb, verbs)
+            if value is not None and verb is not None and name in verbs[verb].repeatable:
+                repeated.setdefault(name, []).append(value)
+                continue
             if name in options and value is not None:
                 raise UsageError(f"{name} is given twice")
             options[name] = value
         elif argument.startswith("-") and argument != "-":
-            raise UsageError(f"there is no option {argument}")
+            raise UsageError(_no_option(argument, verb, verbs))
         elif verb is None:
             if argument not in verbs:
                 raise UsageError(f"there is no verb {argument}")
             verb = argument
         else:
             operands.append(argument)
-    line = CommandLine(verb, operands, options)
+    line = CommandLine(verb, operands, options, repeated)
     if not line.has("--help") and not line.has("--version"):
         _complete(line, verbs)
     return line
@@ -120,9 +149,7 @@ def _option(
     name, equals, value = argument.partition("=")
     known = GLOBAL_OPTIONS if verb is None else {**GLOBAL_OPTIONS, **verbs[verb].options}
     if name not in known:
-        raise UsageError(
-            f"there is no option {name}{f' of {verb}' if verb else ' before the verb'}"
-        )
+        raise UsageError(_no_option(name, verb, verbs))
     if known[name] is None:
         if equals:
             raise UsageError(f"{name} takes no value")
@@ -135,6 +162,14 @@ def _option(
     return name, value
 
 
+def _no_option(name: str, verb: str | None, verbs: "Mapping[str, Verb]") -> str:
+    if verb is None:
+        return f"there is no option {name} before the verb"
+    if verbs[verb].takes_command:
+        return f"there is no option {name} of {verb}: put -- before the command that it is for"
+    return f"there is no option {name} of {verb}"
+
+
 def _complete(line: CommandLine, verbs: "Mapping[str, Verb]") -> None:
     if line.verb is None:
         raise UsageError(f"which verb? one of: {', '.join(verbs)}")
@@ -142,14 +177,15 @@ def _complete(line: CommandLine, verbs: "Mapping[str, Verb]") -> None:
     required = [name for name in names if not name.startswith("[")]
     if len(line.operands) < len(required):
         raise UsageError(f"{line.verb} needs {required[len(line.operands)]}")
-    if len(line.operands) > len(names):
+    if len(line.operands) > len(names) and not verbs[line.verb].takes_command:
         raise UsageError(f"{line.verb} takes no further operand {line.operands[len(names)]}")
 
 
 def help_text(verb: str | None, verbs: "Mapping[str, Verb]") -> str:
     """Give the help: of everything, or of one verb."""
     if verb is not None:
-        return f"usage: sockbrokerctl {verbs[verb].usage(verb)}\n\n{verbs[verb].summary}\n"
+        details = f"\n{verbs[verb].details}\n" if verbs[verb].details else ""
+        return f"usage: sockbrokerctl {verbs[verb].usage(verb)}\n\n{verbs[verb].summary}\n{details}"
     lines = [f"  {each.usage(name)}\n      {each.summary}" for name, each in verbs.items()]
     return (
         "usage: sockbrokerctl [--address ADDRESS] [--timeout SECONDS] VERB ...\n\n"

@@ -43,6 +43,22 @@ VERBS = {
         operands=["APP"],
         options={"--user": "USER", "--force": None},
     ),
+    "exec": Verb(
+        "Run CMD with RUNTIME_DIRECTORY set to your directory for APP, marked in use meanwhile.",
+        operands=["APP", "CMD..."],
+        options={"--socket": "NAME[:MODE]"},
+        repeatable=["--socket"],
+        details="""\
+  --socket NAME[:MODE]  bind NAME there with that mode (0600), whatever the umask, have it
+                        listen, and pass it to CMD as systemd does (LISTEN_FDS, LISTEN_PID,
+                        LISTEN_FDNAMES), in the order given
+
+CMD takes the place of this command. It inherits no descriptor of a directory; a regular
+file above the sockets is the mark, and a CMD that closes it is no longer seen to use the
+directory, but for its live sockets. When CMD ends, the files of its sockets stay, dead,
+unless it removes them itself; the next exec or listen of that name replaces them. The
+exit status is CMD's; 126 if it cannot be run, 127 if it is not found.""",
+    ),
     "list": Verb(
         "List your directories; for root, everybody's.",
         options={"--app": "APP", "--user": "USER", "--json": None},
@@ -51,6 +67,50 @@ VERBS = {
         "Judge a policy (/etc/sockbroker.yaml) and print what is wrong with it; needs no daemon.",
         operands=["[FILE]"],
         options={"--json": None},
+    ),
+    "why": Verb(
+        "Tell whether a user can connect to the socket at PATH (or @NAME), and if not, why.",
+        operands=["PATH"],
+        options={
+            "--user": "USER",
+            "--type": "stream|dgram|seqpacket",
+            "--pid": "PID",
+            "--json": None,
+        },
+        details="""\
+As whoever runs it, and without the broker. Nothing is connected to. What may not be seen
+is not guessed; root sees all. The step that decides is marked. A command to mend it is
+for who is named before it. Without --user and --pid it is about whoever asks.
+  --user USER   as of his next login, by the user database
+  --type TYPE   for that type of connection; without it whatever the socket has is right
+  --pid PID     for that process: with the groups, the capabilities and the umask it has
+An abstract name is @ and its escaped form, as `sockets` prints it; a path is itself, or
+where nothing has that name its escaped form. JSON has one object with path user uid
+groups pid type, can_connect (null where it cannot be told), the error that connect
+gives, its cause, deciding (a number of the steps), steps, socket, mends, at_bind, notes.
+Exit status: 0 he can connect; 77 he cannot; 1 it cannot be told.""",
+    ),
+    "sockets": Verb(
+        "List the sockets in runtime directories and the abstract ones: alive or not, and whose.",
+        options={"--app": "APP", "--json": None},
+        details="""\
+As whoever runs it, and without the broker. JSON has an array of objects with
+  name     of the file, or of an abstract socket with @ for its NUL; in this and all
+           that follows a byte that is not printable ASCII is \\xHH, a backslash is
+           doubled, and an @ at the start of a name is \\x40: it can be typed back
+  kind     path; abstract; or unseen: path is a place where one may not look
+  app uid path     the runtime directory, and the whole path of the file
+  type     stream, dgram, seqpacket; null where nothing known has the file bound
+  state    live: a socket has it bound (by device and inode; its name proves nothing)
+           stale: nothing has, looked at twice in every network namespace of the machine
+           unknown: one of them, or the place, could not be looked into; see note
+  mode     of the file
+  owner owner_name     who owns the file, or made the abstract socket
+  pid command      of who has it open, the longest-running one of several; the command is
+           what that process calls itself; null for processes of others, but for root
+  queue backlog    of a listener: connections that wait, and how many may
+  note     in words, what makes it unknown, or else odd
+A directory with more than 250000 entries is not looked at to its end; that is noted.""",
     ),
     "status": Verb("Show the state of the daemon.", options={"--json": None}),
     "reload": Verb("Have the daemon read its policy again; for root.", options={}),
@@ -95,7 +155,7 @@ def _run(line: CommandLine) -> int:
 
 
 def _request(line: CommandLine, deadline: float) -> int:
-    with client.request(
+    with client.obtain(
         line.operands[0],
         user=line.options.get("--user"),
         timeout=deadline - time.monotonic(),
@@ -132,6 +192,22 @@ def _in_use(line: CommandLine, app: str, uid: int, deadline: float) -> bool | No
     return listed[0].in_use if listed else None
 
 
+def _exec(line: CommandLine, deadline: float) -> int:
+    from sockbroker.executing import CannotRun, execute, read_sockets
+
+    try:
+        execute(
+            line.operands[0],
+            read_sockets(line.repeated.get("--socket", [])),
+            line.operands[1:],
+            timeout=deadline - time.monotonic(),
+            address=line.options.get("--address"),
+            warn=_say,
+        )
+    except CannotRun as error:
+        return _fail(error.status, str(error))
+
+
 def _list(line: CommandLine, deadline: float) -> int:
     from sockbroker.tables import listing_as_json, listing_as_table
 
@@ -164,6 +240,37 @@ def _check(line: CommandLine, _deadline: float) -> int:
     return _print("".join(f"{legible(problem)}\n" for problem in verdict.problems)) or status
 
 
+def _why(line: CommandLine, deadline: float) -> int:
+    from sockbroker.why import explain, socket_type
+    from sockbroker.why_report import why_as_json, why_as_text
+
+    pid = line.options.get("--pid")
+    if pid is not None and not (pid.isascii() and pid.isdecimal() and len(pid) <= 10):
+        raise UsageError("--pid takes the number of a process")
+    wanted = socket_type(line.options.get("--type"))
+    if wanted is None and "--type" in line.options:
+        raise UsageError("--type takes stream, dgram or seqpacket")
+    explanation = explain(
+        line.operands[0],
+        user=line.options.get("--user"),
+        pid=None if pid is None else int(pid),
+        wanted=wanted,
+        deadline=deadline,
+    )
+    render = why_as_json if line.has("--json") else why_as_text
+    status = {True: DONE, False: DENIED, None: FAILED}[explanation.can_connect]
+    return _print(render(explanation)) or status
+
+
+def _sockets(line: CommandLine, deadline: float) -> int:
+    from sockbroker.socket_listing import list_sockets
+    from sockbroker.socket_tables import sockets_as_json, sockets_as_table
+
+    sockets = list_sockets(line.options.get("--app"), deadline=deadline)
+    render = sockets_as_json if line.has("--json") else sockets_as_table
+    return next(filter(None, map(_print, render(sockets))), DONE)
+
+
 def _status(line: CommandLine, deadline: float) -> int:
     from sockbroker.tables import status_as_json, status_as_lines
 
@@ -190,8 +297,11 @@ def _reload(line: CommandLine, deadline: float) -> int:
 ACTIONS = {
     "request": _request,
     "release": _release,
+    "exec": _exec,
     "list": _list,
     "check": _check,
+    "why": _why,
+    "sockets": _sockets,
     "status": _status,
     "reload": _reload,
 }

@@ -6,6 +6,7 @@ is ever taken for the caller's own.
 """
 
 import posix
+from _socket import SOCK_STREAM
 
 from sockbroker.core.escaping import escape
 from sockbroker.errors import Closed, UnexpectedDirectory
@@ -16,16 +17,26 @@ STEP = posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 WRITABLE_BY_OTHERS = 0o002
 
+# How many may wait to be accepted: what the kernel cuts it down to by default anyway,
+# net.core.somaxconn. Whoever may connect can fill the queue, and everybody else is turned away.
+BACKLOG = 4096
+
+TYPE_CHECKING = False  # `typing` itself would take longer to import than all the rest
+if TYPE_CHECKING:
+    from sockbroker.listening import Listener
+
 
 class Directory:
     """A runtime directory, held by a close-on-exec O_PATH descriptor until closed; path-like."""
 
-    __slots__ = ("_descriptor", "app", "outcome", "path", "uid")
+    __slots__ = ("_descriptor", "_locks", "app", "outcome", "path", "uid")
 
     _descriptor: int
+    _locks: list[int]  # the mark's descriptor first, then that of the directory's own lock
 
     def __init__(self, *, app: str, uid: int, path: str, outcome: str, verify: bool = True) -> None:
         self._descriptor = -1  # first of all, because __del__ runs also when what follows fails
+        self._locks = []
         self.app = app
         self.uid = uid
         self.path = path
@@ -40,11 +51,52 @@ class Directory:
             raise Closed(f"the directory {self.path} was closed: request it again")
         return self._descriptor
 
+    def listen(
+        self, name: str, mode: int = 0o600, type: int = SOCK_STREAM, backlog: int = BACKLOG
+    ) -> "Listener":
+        """Return a socket that listens as `name` in this directory, with exactly that mode.
+
+        The process's umask does not matter and is not touched. A dead socket of that name is
+        replaced; of a live one NameInUse tells whose it is. Also raises InvalidSocket, Obstructed,
+        or ListenFailed.
+        """
+        from sockbroker.listening import listen
+
+        return listen(self.fileno(), self.path, name, mode=mode, type=type, backlog=backlog)
+
+    def mark(self) -> None:
+        """Mark the directory in use until it is closed; warns with Unmarked if it cannot.
+
+        The directory of another user, which an operator requested, is not marked: that is his.
+        """
+        if self._locks or posix.fstat(self.fileno()).st_uid != posix.geteuid():
+            return
+        from sockbroker.errors import Unmarked
+        from sockbroker.mark import keep_from_cleaners, take
+
+        try:
+            self._locks.append(take(self.fileno(), self.path))
+        except Unmarked as warning:
+            import warnings
+
+            warnings.warn(warning, stacklevel=3)
+            return
+        lock = keep_from_cleaners(self.fileno())
+        if lock is not None:
+            self._locks.append(lock)
+
+    @property
+    def marked(self) -> bool:
+        """Whether it is marked in use."""
+        return bool(self._locks)
+
     def close(self) -> None:
-        """Let go of the directory; more than once is no error."""
+        """Let go of the directory and its mark; more than once is no error."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             posix.close(descriptor)
+        while self._locks:
+            posix.close(self._locks.pop())
 
     def __enter__(self) -> "Directory":
         return self

@@ -108,6 +108,67 @@ class InUse(Error):
         self.reason = reason
 
 
+class InvalidSocket(Error, ValueError):
+    """Not a name, mode or type that a socket in a runtime directory can have."""
+
+
+class ListenFailed(Error):
+    """The socket cannot be made."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot listen on {escape(path)}: {legible(reason)}")
+        self.path = path
+        self.reason = reason
+
+
+class NameInUse(ListenFailed):
+    """A live socket has the name, or one of which it cannot be told; it was left alone.
+
+    `uid` is whose socket it is, or its file where that is all that can be seen; `pid` is a process
+    that has it open, None where one may not know.
+    """
+
+    def __init__(self, path: str, reason: str, *, uid: int, pid: int | None) -> None:
+        super().__init__(path, reason)
+        self.uid = uid
+        self.pid = pid
+
+
+class ConnectFailed(Error):
+    """The socket cannot be connected to."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot connect to {escape(path)}: {legible(reason)}")
+        self.path = path
+        self.reason = reason
+
+
+class WrongListener(ConnectFailed):
+    """Somebody else listens there, and was sent nothing."""
+
+    def __init__(self, path: str, uid: int, pid: int, wanted: int) -> None:
+        super().__init__(
+            path,
+            f"uid {uid} pid {pid} listens there, not uid {wanted}; nothing was sent to it: "
+            "ask whose directory it is to look who may write in it",
+        )
+        self.uid = uid
+        self.pid = pid
+        self.wanted = wanted
+
+
+class Unmarked(Error, UserWarning):
+    """A warning: the directory could not be marked in use."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"{escape(path)} is not marked in use, so it may be released meanwhile: "
+            f"{legible(reason)}"
+        )
+        self.path = path
+        self.reason = reason
+
+
 class LimitReached(Error):
     """A limit: connections, directories, requests, space."""
 

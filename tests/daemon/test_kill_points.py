@@ -332,7 +332,8 @@ def killed_while_starting(
     daemon = world.start(None, *first.arguments, under=traced)
     thread = daemon.pid
     daemon.kill()
-    eventually("traced", lambda: f"{thread} +++ killed" in first.log.read_text())
+    ended = re.compile(rf"^{thread} +\+\+\+ killed", re.MULTILINE)
+    eventually("traced", lambda: ended.search(first.log.read_text()))
     cases = [case for case in cases_of(first.log, thread) if case[0] != "getdents64"]
     return side_by_side(world, cases, kill)
 

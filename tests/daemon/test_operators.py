@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import pytest
 from peers import (
     DENIED,
+    IN_USE,
     INVALID_PARAMETER,
     NO_SUCH_DIRECTORY,
     PERMISSION_DENIED,
@@ -107,13 +111,37 @@ def test_operators_act_for_others_by_the_policy(world: World) -> None:
 
 
 def test_operators_release_for_others(world: World) -> None:
-    """Another user's directory goes only by force as long as its use is unknown."""
+    """Another user's directory goes if it is not in use; else, or if that is unknown, by force."""
     world.start(POLICY)
+    directory = RUN / f"demo/{ALICE}"
+
+    def released(**how: bool) -> str | None:
+        error = operator_asks("Release", app="demo", uid=ALICE, **how).get("error")
+        assert directory.exists() == (error is not None)
+        return error
+
     user_asks(ALICE, "Request", app="demo")
-    reply = operator_asks("Release", app="demo", uid=ALICE)
-    assert refused(reply) == "io.sockbroker.InUse"
-    assert (RUN / f"demo/{ALICE}").exists()
-    assert operator_asks("Release", app="demo", uid=ALICE, force=True) == {}
-    assert not (RUN / f"demo/{ALICE}").exists()
+    assert released() is None
+    with socket.socket(socket.AF_UNIX) as live:
+        user_asks(ALICE, "Request", app="demo")
+        live.bind(f"{directory}/live")
+        assert released() == IN_USE
+        assert released(force=True) is None
+    user_asks(ALICE, "Request", app="demo")
+    as_user(ALICE, lambda: (directory / "sub").mkdir())  # nobody looks into that
+    assert released() == IN_USE
+    assert user_asks(ALICE, "Release", app="demo") == {}
     reply = operator_asks("Release", app="demo", uid=ALICE, force=True)
     assert refused(reply) == NO_SUCH_DIRECTORY
+
+
+def test_nobody_releases_what_is_in_use(world: World) -> None:
+    """Not even its owner, but by force; afterwards the name is free and the socket is gone."""
+    world.start(POLICY)
+    user_asks(ALICE, "Request", app="demo")
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(f"/run/demo/{ALICE}/live")
+        assert refused(user_asks(ALICE, "Release", app="demo")) == IN_USE
+        assert os.path.exists(f"/run/demo/{ALICE}/live")
+        assert user_asks(ALICE, "Release", app="demo", force=True) == {}
+        assert not os.path.exists(f"/run/demo/{ALICE}")

@@ -80,7 +80,7 @@ def test_a_squatter_who_does_not_listen(world: World) -> None:
     squatter = squat(listening=False)
     daemon = world.start(POLICY)
     (problem,) = operator_asks("Status")["parameters"]["problems"]
-    assert "taken by a socket that does not listen" in problem
+    assert "@sockbroker is taken by somebody" in problem
     squatter.end()
     daemon.wait_for("abstract name served")
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"

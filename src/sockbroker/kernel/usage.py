@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sockbroker.kernel.entries import Owned, look_at, open_entry, open_list
+from sockbroker.kernel.lock_file import MARK
 from sockbroker.kernel.unix_sockets import BoundFile, bound_files
-
-MARK: Final = ".sockbroker.lock"
 
 MOST_ENTRIES: Final = 4096
 """Of the directory that are looked at: its owner decides how many there are."""
