@@ -533,7 +533,7 @@ LINKS
     rm -f -- "$opt/current" "$policy".new-*
     rm -rf --one-file-system -- "$opt"
     [ ! -e "$policy" ] || note "$policy stays, and so do the packages of the distribution"
-    note 'all is gone'
+    note 'the program is gone'
 }
 
 # ---- From the command line ------------------------------------------------------------------------------------------------------

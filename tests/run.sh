@@ -174,7 +174,9 @@ if [ "${1-}" = --in-namespaces ]; then
 fi
 
 mkdir -p "$cache"
+umask 077 # or any user could open the lock and hold it
 exec 9>"$cache/lock"
+umask 022
 flock 9 # the tools are made by one run at a time
 install_tools
 make_varlinkctl
