@@ -454,7 +454,7 @@ def test_connections_do_not_count_beside_their_listener() -> None:
 
 
 def test_by_device_and_inode() -> None:
-    """A renamed socket is alive under its new name, a second name is too, a relative one as well."""
+    """A renamed socket is alive under its new name, a second name is too, a relative one as."""
 
     def world() -> dict[str, str]:
         os.chdir(PATH)
@@ -862,7 +862,7 @@ def test_it_ends_in_time() -> None:
 
 
 def test_a_crowd() -> None:
-    """Tens of thousands of sockets of one uid, by name and by file, take bounded time and memory."""
+    """Tens of thousands of sockets of one uid take bounded time and memory."""
     each, processes = 4_000, 6
 
     def world() -> tuple[int, float, int]:
