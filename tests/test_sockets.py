@@ -454,7 +454,7 @@ def test_connections_do_not_count_beside_their_listener() -> None:
 
 
 def test_by_device_and_inode() -> None:
-    """A renamed socket is alive under its new name, a second name is too, a relative one as."""
+    """A renamed socket is alive under its new name, and so are a second and a relative one."""
 
     def world() -> dict[str, str]:
         os.chdir(PATH)
