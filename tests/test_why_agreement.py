@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from random import Random
 
 from private_world import MS_NODEV, end_with_parent, in_private_world, needs_root
+from sockbroker.core.connecting import LINKS_COUNTED_ONCE, links_on
 from sockbroker.core.permission import Identity
 from sockbroker.core.way import Bound, SocketType, Unbound, Untold
 from sockbroker.kernel.processes import read_process
@@ -316,6 +317,14 @@ def expected_error(seen: Seen) -> str | None:
     return seen.verdict.error
 
 
+def counts_twice(seen: Seen) -> bool:
+    """Tell whether the kernel may find too many links, where a walk of its own is disturbed.
+
+    By a mount or a rename anywhere on the machine: seen in one of 60,000 cases.
+    """
+    return seen.way is not None and links_on(seen.way.steps) > LINKS_COUNTED_ONCE
+
+
 def one_case(number: int, probers: list[Prober]) -> str:
     """Have one case, and fail where `why` and the kernel differ; return what came of it."""
     chance = Random(f"{SEED}:{number}")
@@ -328,6 +337,10 @@ def one_case(number: int, probers: list[Prober]) -> str:
         prober = chance.choice(probers)
         seen = look(tree.path, prober.identity, wanted=SocketType(kind))
         error, (own, untold) = prober.ask(tree.path, kind)
+        for _ in range(20):
+            if error != "ELOOP" or seen.verdict.error == "ELOOP" or not counts_twice(seen):
+                break
+            error, (own, untold) = prober.ask(tree.path, kind)
     finally:
         tree.remove()
     about = "\n".join(
@@ -338,7 +351,7 @@ def one_case(number: int, probers: list[Prober]) -> str:
             *tree.story,
         ]
     )
-    # Not foretold: at a protected link behind many others the kernel counts links twice.
+    # Not foretold at a protected link behind many others.
     if seen.verdict.can_connect is not False or seen.verdict.error is not None:
         assert expected_error(seen) == error, about
     assert seen.verdict.can_connect is (error in (None, "EAGAIN")), about

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sockbroker.core.binding import mode_at_bind, umask_behind
-from sockbroker.core.connecting import Cause
+from sockbroker.core.connecting import LINKS_COUNTED_ONCE, Cause, links_on
 from sockbroker.core.escaping import escape
 from sockbroker.core.mending import Change, Join, Mend, NewSession, removal
 from sockbroker.core.permission import Class, Kind, Node
@@ -205,6 +205,8 @@ def notes(explanation: Explanation) -> list[str]:
         found.append("abstract names have no permissions: whoever is in the network namespace can")
     elif any(each.grant and each.grant.by is Class.CAPABILITY for each in seen.verdict.judged):
         found.append("capabilities let him pass where the permissions alone would not")
+    if seen.way is not None and links_on(seen.way.steps) > LINKS_COUNTED_ONCE:
+        found.append("so many links: now and then the kernel counts them twice, and says ELOOP")
     if seen.judge_of_root is not None:
         found.append(f"/ is of type {escape(seen.judge_of_root)}: its server may judge otherwise")
     if not subject.listed:

@@ -30,10 +30,10 @@ from sockbroker.core.way import (
 PATH_LIMIT: Final = 107
 """Of bytes in an address: sun_path of unix(7) without a path's final NUL."""
 
-
-_LINKS_COUNTED_ONCE: Final = 20
-"""At a protected link the kernel begins the walk again, and goes on counting the links (fs/namei.c,
-filename_lookup() and may_follow_link()): behind more than these it ends in ELOOP, measured."""
+LINKS_COUNTED_ONCE: Final = 20
+"""Where the kernel has to begin a walk again it goes on counting the links (fs/namei.c,
+filename_lookup()), so that behind more than these it may end in ELOOP, measured.  At a protected
+link it always begins again; elsewhere when a mount or a rename comes in between."""
 
 
 class Cause(Enum):
@@ -88,6 +88,11 @@ class Verdict:
         return tuple(each for each in self.judged if each.allowed is False)
 
 
+def links_on(steps: tuple[Step, ...]) -> int:
+    """Count the links that are followed."""
+    return sum(isinstance(step, Followed) for step in steps)
+
+
 def judge(
     way: Way,
     socket: Socket,
@@ -137,12 +142,12 @@ def _of_step(
                 follows = may_follow(step.node.uid, step.folder, who, protected=links_protected)
             if step.mount_forbids and follows is not False:
                 return Judged(step=number, cause=Cause.LINK_ON_MOUNT, allowed=False, error="ELOOP")
-            links = sum(isinstance(each, Followed) for each in way.steps[: number + 1])
+            links = links_on(way.steps[: number + 1])
             return Judged(
                 step=number,
                 cause=Cause.PROTECTED_LINK,
                 allowed=follows,
-                error="EACCES" if links <= _LINKS_COUNTED_ONCE else None,
+                error="EACCES" if links <= LINKS_COUNTED_ONCE else None,
             )
         case _:
             assert_never(step)
