@@ -37,7 +37,7 @@ from private_world import (
     unshare,
 )
 from scripted_broker import ScriptedBroker, always, make_directory, message
-from sockbroker.core.escaping import unescape_address
+from sockbroker.core.escaping import escape_address, unescape_address
 from sockbroker.kernel import runtime_sockets
 from sockbroker.kernel.mounts import read_mounts
 from sockbroker.kernel.net_namespaces import all_show
@@ -142,7 +142,7 @@ def staying(act: Callable[[], object], uid: int = 0) -> int:
 SERVER = """
 import os, socket, sys
 server = socket.socket(socket.AF_UNIX)
-server.bind(sys.argv[1].encode("latin-1"))
+server.bind(sys.argv[1].encode("latin-1").replace(b"@", b"\\0"))
 server.listen(int(sys.argv[2]))
 clients = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[3]))]
 for client in clients:
@@ -157,10 +157,11 @@ sys.stdin.read()
 def server(
     address: str, uid: int = ALICE, *, backlog: int = 5, waiting: int = 0, command: str = "server"
 ) -> subprocess.Popen[bytes]:
-    """Start a server, with connections that wait; it ends with what started it."""
-    words = [address.replace("\0", "\\0"), str(backlog), str(waiting), command]
-    if address.startswith("\0"):
-        words[0] = address
+    """Start a server, with connections that wait; it ends with what started it.
+
+    An abstract name is given with an @.
+    """
+    words = [address, str(backlog), str(waiting), command]
     started = subprocess.Popen(
         [sys.executable, "-I", "-c", SERVER, *words],
         stdin=subprocess.PIPE,
@@ -243,7 +244,7 @@ def test_an_abstract_socket() -> None:
     """It has no file, so no mode; its owner is who made it."""
 
     def world() -> tuple[list[Row], int]:
-        running = server("\0chat", backlog=3, waiting=1)
+        running = server("@chat", backlog=3, waiting=1)
         return listed(), running.pid
 
     rows, pid = in_world(world)
@@ -644,7 +645,7 @@ def test_what_is_shown_can_be_typed_back(name: bytes) -> None:
 
     def world() -> tuple[int, str, str]:
         ScriptedBroker(always(status), target=name)
-        shown = sockbroker.address.escape_address(name).replace(";", r"\x3b")
+        shown = escape_address(name).replace(";", r"\x3b")
         return ctl("--address", f"unix:{shown}", "status")
 
     assert in_world(world)[0] == 0

@@ -26,6 +26,15 @@ class UsageError(Exception):
     """The command line is not one; the text says in one line what is wrong with it."""
 
 
+class CommandFailed(Exception):
+    """What the command does for itself, without the broker, cannot be done; with its exit status.
+
+    The library never raises it.
+    """
+
+    status = 1
+
+
 class Verb:
     """What may follow a verb: its operands, and options.
 

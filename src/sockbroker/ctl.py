@@ -9,7 +9,14 @@ import sys
 import time
 
 from sockbroker import __version__, client
-from sockbroker.command_line import CommandLine, UsageError, Verb, help_text, read
+from sockbroker.command_line import (
+    CommandFailed,
+    CommandLine,
+    UsageError,
+    Verb,
+    help_text,
+    read,
+)
 from sockbroker.core.escaping import legible
 from sockbroker.errors import (
     BrokerUnavailable,
@@ -139,6 +146,8 @@ def run(arguments: list[str]) -> int:
         return _fail(NO_BROKER, str(error))
     except (Denied, PermissionDenied) as error:
         return _fail(DENIED, str(error))
+    except CommandFailed as error:
+        return _fail(error.status, str(error))
     except Error as error:
         return _fail(FAILED, str(error))
     except KeyboardInterrupt:
@@ -193,19 +202,16 @@ def _in_use(line: CommandLine, app: str, uid: int, deadline: float) -> bool | No
 
 
 def _exec(line: CommandLine, deadline: float) -> int:
-    from sockbroker.executing import CannotRun, execute, read_sockets
+    from sockbroker.executing import execute, read_sockets
 
-    try:
-        execute(
-            line.operands[0],
-            read_sockets(line.repeated.get("--socket", [])),
-            line.operands[1:],
-            timeout=deadline - time.monotonic(),
-            address=line.options.get("--address"),
-            warn=_say,
-        )
-    except CannotRun as error:
-        return _fail(error.status, str(error))
+    execute(
+        line.operands[0],
+        read_sockets(line.repeated.get("--socket", [])),
+        line.operands[1:],
+        timeout=deadline - time.monotonic(),
+        address=line.options.get("--address"),
+        warn=_say,
+    )
 
 
 def _list(line: CommandLine, deadline: float) -> int:
@@ -222,13 +228,10 @@ def _list(line: CommandLine, deadline: float) -> int:
 
 
 def _check(line: CommandLine, _deadline: float) -> int:
-    from sockbroker.policy_check import DEFAULT_FILE, Unreadable, check
+    from sockbroker.policy_check import DEFAULT_FILE, check
 
     file = line.operand(0) or DEFAULT_FILE
-    try:
-        verdict = check(file)
-    except Unreadable as error:
-        return _fail(FAILED, str(error))
+    verdict = check(file)
     status = POLICY_IS_BAD if verdict.problems else DONE
     if line.has("--json"):
         from sockbroker.tables import as_json

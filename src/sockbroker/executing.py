@@ -18,7 +18,7 @@ from os import fsencode
 
 from sockbroker.claiming import Claim, check, claim
 from sockbroker.client import obtain
-from sockbroker.command_line import UsageError
+from sockbroker.command_line import CommandFailed, UsageError
 from sockbroker.core.escaping import escape
 from sockbroker.directory import BACKLOG, Directory
 from sockbroker.errors import InvalidSocket, Unmarked
@@ -39,7 +39,7 @@ DEFAULT_PATH = b"/bin:/usr/bin"
 DEFAULT_MODE = 0o600
 
 
-class CannotRun(Exception):
+class CannotRun(CommandFailed):
     """The program cannot be run; with the exit status that says so."""
 
     def __init__(self, program: str, reason: str, status: int) -> None:

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from sockbroker.command_line import CommandFailed
 from sockbroker.core.policy import PolicyError
 from sockbroker.core.policy_reader import read_policy
 from sockbroker.core.resolution import lookups, resolve
@@ -15,7 +16,7 @@ DEFAULT_FILE = "/etc/sockbroker.yaml"
 SECONDS_FOR_LOOKUPS = 5.0
 
 
-class Unreadable(Exception):
+class Unreadable(CommandFailed):
     """The policy could not be read, so it is neither good nor bad; the text says the mend."""
 
 

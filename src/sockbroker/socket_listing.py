@@ -8,7 +8,8 @@ A file is called stale when it was there all the while and no socket had it boun
 namespace, looked at twice: in between lies more than the moment in which bind(2) has made the file
 and not yet tied its socket to it, and what one reading of the table may have missed the other has.
 (The library asks for one thing more before it takes a file away: that connecting is refused.)
-Wherever one of these could not be looked at, it is unknown: see `sockets_elsewhere`.
+Wherever one of these could not be looked at, it is unknown.  Not seen even so is a socket whose
+network namespace has neither a process in it nor a name, and lives on by that socket alone.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sockbroker.answers import Names
+from sockbroker.command_line import CommandFailed
 from sockbroker.core.escaping import escape, escape_address
 from sockbroker.core.names import is_app_name
-from sockbroker.errors import Error, InvalidApp
+from sockbroker.errors import InvalidApp
 from sockbroker.kernel.entries import Owned
-from sockbroker.kernel.mounts import read_mounts
+from sockbroker.kernel.mounts import Mounts, read_mounts
+from sockbroker.kernel.net_namespaces import in_each_other
 from sockbroker.kernel.root_path import DirectoryError, open_root_path
 from sockbroker.kernel.runtime_sockets import SocketFile, Survey, Unseen
 from sockbroker.kernel.socket_holders import Holder, find_holders
-from sockbroker.kernel.sockets_elsewhere import find_elsewhere, shows_files
 from sockbroker.kernel.unix_sockets import (
     SHOW_NAME,
     SHOW_RQLEN,
@@ -57,8 +59,12 @@ _CHANGED: Final = "was replaced or moved while it was looked at"
 _CONNECTION: Final = "known only from a connection, which its listener may not have outlived"
 
 
-class CannotList(Error):
+class CannotList(CommandFailed):
     """The sockets cannot be listed; the text says why."""
+
+
+class _TookTooLong(Exception):
+    """The time is over; no OSError, which would be taken for what a file or a process says."""
 
 
 class ListedSocket(NamedTuple):
@@ -198,7 +204,7 @@ def list_sockets(app: str | None, *, deadline: float) -> SocketListing:
 
     def pace() -> None:
         if time.monotonic() > deadline:
-            raise TimeoutError
+            raise _TookTooLong
 
     try:
         with Owned(open_root_path(BASE)) as base:
@@ -206,7 +212,7 @@ def list_sockets(app: str | None, *, deadline: float) -> SocketListing:
             return _list(survey, app, pace)
     except DirectoryError as error:
         raise CannotList(str(error)) from error
-    except TimeoutError:
+    except _TookTooLong:
         raise CannotList(
             "there are too many sockets to look at in this time: give --app, or a longer --timeout"
         ) from None
@@ -259,8 +265,8 @@ class _Tables:
             self._pace()
             return each.file in wanted or (abstract and each.name is not None and _nul(each.name))
 
-        show = SHOW_VFS | SHOW_RQLEN | SHOW_UID | (SHOW_NAME if abstract else 0)
-        found = unix_sockets(show, keep)
+        show = SHOW_VFS | SHOW_RQLEN | SHOW_UID
+        found = unix_sockets(show | SHOW_NAME if abstract else show, keep)
         self.here = _by_file(found)
         missing = {file for file in wanted if file not in self.here}
         self.elsewhere = {}
@@ -271,9 +277,10 @@ class _Tables:
             return each.file in missing
 
         if missing:
-            show = SHOW_VFS | SHOW_RQLEN | SHOW_UID
-            others, self.all_seen = find_elsewhere(show, keep_missing, self._mounts)
-            self.elsewhere = _by_file(others)
+            others, self.all_seen = in_each_other(
+                lambda: unix_sockets(show, keep_missing), self._mounts
+            )
+            self.elsewhere = _by_file(each for one in others for each in one)
         return _distinct(each for each in found if each.file is None)
 
     def judge(self, file: SocketFile) -> _Judged:
@@ -286,7 +293,7 @@ class _Tables:
             return _Judged(bound=judged.bound, state=judged.state, note=note)
         if not self.all_seen:
             return _Judged(bound=None, state="unknown", note=_NOT_HERE)
-        if not shows_files(file.file.device, self._mounts):
+        if not _shows_files(file.file.device, self._mounts):
             return _Judged(bound=None, state="unknown", note=_ODD_DEVICE)
         return _Judged(bound=None, state="stale")
 
@@ -339,6 +346,15 @@ def _distinct(sockets: Iterable[UnixSocket]) -> list[UnixSocket]:
         if key not in found or not each.is_connection:
             found[key] = each
     return [found[key] for key in sorted(found, key=lambda key: (key[0] or b"", key[1]))]
+
+
+def _shows_files(device: int, mounts: Mounts) -> bool:
+    """Tell whether a file on this device has the device and inode that the table has.
+
+    It has on tmpfs, which /run is. Where files of several file systems are shown as if they were in
+    one (overlayfs), or of one as if in several (btrfs), stat(2) and the table may differ.
+    """
+    return any(mount.device == device and mount.type == "tmpfs" for mount in mounts)
 
 
 def _nul(name: bytes) -> bool:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from sockbroker.client import uid_of
+from sockbroker.command_line import CommandFailed
 from sockbroker.core.accounts import Absent, Lookups, User
 from sockbroker.core.permission import Identity
-from sockbroker.errors import Error, NoSuchUser
+from sockbroker.errors import NoSuchUser
 from sockbroker.kernel import accounts
 from sockbroker.kernel.processes import Process, new_session, read_process
 
@@ -15,7 +16,7 @@ from sockbroker.kernel.processes import Process, new_session, read_process
 SECONDS_FOR_LOOKUPS: Final = 5.0
 
 
-class CannotLook(Error):
+class CannotLook(CommandFailed):
     """Nothing can be looked at; the text says why, and the mend."""
 
 

@@ -29,6 +29,7 @@ from sockbroker.kernel.usage import (
     MOST_ENTRIES,
     UNKNOWN,
     Usage,
+    _locked_file,
     read_tables,
     usage_of,
 )
@@ -471,3 +472,30 @@ def test_locks_are_told_by_device_and_inode() -> None:
 
     locked, expected = in_private_world(world)
     assert locked == expected
+
+
+FILE = BoundFile(os.makedev(0xFE, 0x1A), 56)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("1: FLOCK  ADVISORY  READ 1234 fe:1a:56 0 EOF\n", FILE),
+        ("12: FLOCK  ADVISORY  WRITE -1 fe:1a:56 0 EOF\n", FILE),
+        ("1: FLOCK  MSNFS     READ  1234 fe:1a:56 0 EOF\n", FILE),  # before Linux 5.18
+        ("1: FLOCK  ADVISORY  READ 1 fe:1a:18446744073709551615 0 EOF\n", "32 bits"),
+        ("1: -> FLOCK  ADVISORY  WRITE 1234 fe:1a:56 0 EOF\n", None),
+        ("1:    -> FLOCK  ADVISORY  WRITE 1234 fe:1a:56 0 EOF\n", None),
+        ("1: POSIX  ADVISORY  WRITE 1234 fe:1a:56 0 EOF\n", None),
+        ("1: OFDLCK ADVISORY  WRITE -1 fe:1a:56 0 EOF\n", None),
+        ("1: LEASE  ACTIVE    READ 1234 fe:1a:56 0 EOF\n", None),
+        ("1: FLOCK  ADVISORY  READ 1234 <none>:0 0 EOF\n", None),
+        ("1: FLOCK\n", None),
+        ("\n", None),
+    ],
+)
+def test_lines_of_locks(line: str, expected: BoundFile | str | None) -> None:
+    """As the kernel writes them, fs/locks.c; only a lock that is held counts, of the right kind."""
+    if expected == "32 bits":
+        expected = FILE._replace(inode=0xFFFFFFFF)
+    assert _locked_file(line) == expected

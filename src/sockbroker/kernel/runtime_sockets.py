@@ -90,7 +90,7 @@ class _Claims:
 class Survey:
     """One look at the runtime directories of a base, whose O_PATH descriptor stays the caller's.
 
-    `pace` is called again and again; what it raises ends the survey.
+    `pace` is called again and again; what it raises, no OSError, ends the survey.
     """
 
     def __init__(

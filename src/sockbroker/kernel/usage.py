@@ -54,7 +54,10 @@ def _locked_file(line: str) -> BoundFile | None:
     fields = line.split()
     if len(fields) < 6 or fields[1] != "FLOCK":  # `->` is one that waits for a lock
         return None
-    major, minor, inode = fields[5].split(":")
+    place = fields[5].split(":")
+    if len(place) != 3:  # `<none>:0`, of a file that is being closed
+        return None
+    major, minor, inode = place
     return BoundFile(os.makedev(int(major, 16), int(minor, 16)), int(inode) & 0xFFFFFFFF)
 
 
