@@ -21,9 +21,10 @@ from sockbroker.closing import CONTROL_SPACE, Closer
 from sockbroker.core.peer import Peer
 from sockbroker.core.service import Service
 from sockbroker.core.varlink import ProtocolError
+from sockbroker.kernel.listeners import refuse_descriptors
 from sockbroker.kernel.loop import ENDED, READABLE, WRITABLE, Loop
 from sockbroker.kernel.peercred import peer_of
-from sockbroker.session import OPERATORS, Connection, Session
+from sockbroker.session import OPERATORS, Connection, Listening, Session
 
 ACCEPTED_AT_ONCE = 8
 """To accept many and answer at once defers all closing: measured, p99 is best at 4 to 8."""
@@ -67,7 +68,7 @@ class Server:
         self._closer = closer
         self._fault = fault
         self._violation = violation
-        self._listeners: dict[socket.socket, bool] = {}
+        self._listeners: dict[socket.socket, Listening] = {}
         # Each account's connections, the longest idle first.
         self._accounts: dict[int, dict[Connection, None]] = {}
         self._count = 0
@@ -84,8 +85,8 @@ class Server:
 
     def listen(self, listener: socket.socket, *, operator: bool) -> None:
         """Serve a listening socket, which stays the caller's to close; it must not block."""
-        self._listeners[listener] = operator
-        self._loop.watch(listener.fileno(), lambda _events: self._accept(listener, operator))
+        self._listeners[listener] = Listening(operator, refuse_descriptors(listener))
+        self._loop.watch(listener.fileno(), lambda _events: self._accept(listener))
 
     def stop_listening(self) -> None:
         for listener in self._listeners:
@@ -94,34 +95,40 @@ class Server:
 
     # Accepting.
 
-    def _accept(self, listener: socket.socket, operator: bool) -> None:
-        if listener not in self._listeners:
+    def _accept(self, listener: socket.socket) -> None:
+        listening = self._listeners.get(listener)
+        if listening is None:
             return
         for _ in range(ACCEPTED_AT_ONCE):
             try:
                 connected, _address = listener.accept()
             except BlockingIOError:
+                listening.caught_up = True
                 return
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:
                     self._without_descriptors(listener)
                     return
                 continue  # accept(2): an error of that one connection
-            self._welcome(connected, operator)
+            self._welcome(connected, listening)
 
-    def _welcome(self, connected: socket.socket, operator: bool) -> None:
+    def _welcome(self, connected: socket.socket, listening: Listening) -> None:
+        clean = listening.refuses and listening.caught_up
+        if listening.refuses and not clean:
+            refuse_descriptors(connected)
         try:
             peer = peer_of(connected)
         except OSError:
             self._closer.close(connected)
             return
+        operator = listening.operator
         if operator and peer.uid != 0:  # the socket's mode says so too; it may have been passed on
             self._closer.close(connected)
             return
         if self._count >= self._most:
             self._make_room()
         session = Session(peer, operator)
-        connection = Connection(connected, session, self._service)
+        connection = Connection(connected, session, self._service, clean=clean)
         connection.conversation.on_ready = lambda: self._queue(connection)
         self._accounts.setdefault(connection.account, {})[connection] = None
         self._count += 1
@@ -154,16 +161,13 @@ class Server:
         try:
             self._closer.close(listener.accept()[0])
         except OSError:
-            operator = self._listeners[listener]
             self._loop.unwatch(listener.fileno())
-            self._loop.call_later(
-                SECONDS_WITHOUT_DESCRIPTORS, lambda: self._listen_again(listener, operator)
-            )
+            self._loop.call_later(SECONDS_WITHOUT_DESCRIPTORS, lambda: self._listen_again(listener))
         self._spare = _spare_descriptor()
 
-    def _listen_again(self, listener: socket.socket, operator: bool) -> None:
+    def _listen_again(self, listener: socket.socket) -> None:
         if listener in self._listeners:
-            self.listen(listener, operator=operator)
+            self._loop.watch(listener.fileno(), lambda _events: self._accept(listener))
 
     # Receiving.
 
@@ -348,15 +352,13 @@ class Server:
             return
         connection.closed = True
         descriptor = connection.socket.fileno()
-        if unread:
-            self._loop.unwatch(descriptor)
-        else:
-            self._loop.forget(descriptor)
         self._disarm(connection)
         connection.conversation.close()
-        if unread:
+        if unread and not connection.clean:
+            self._loop.unwatch(descriptor)
             self._closer.close(connection.socket)
         else:
+            self._loop.forget(descriptor)
             connection.socket.close()
         account = self._accounts[connection.account]
         del account[connection]

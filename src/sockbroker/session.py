@@ -1,4 +1,4 @@
-"""One peer's connection: who is at the other end, and how far the conversation with him is."""
+"""One peer's connection: where it came in, who is at the other end, and how far they are."""
 
 from __future__ import annotations
 
@@ -25,11 +25,21 @@ class Session:
         return OPERATORS if self.operator else self.peer.uid
 
 
+@dataclass(slots=True)
+class Listening:
+    """What the server knows of a listening socket."""
+
+    operator: bool
+    refuses: bool  # descriptors, at the sender
+    caught_up: bool = False  # all have been accepted who connected before it refused them
+
+
 class Connection:
     """The state that the server keeps of one connection; owns its socket."""
 
     __slots__ = (
         "account",
+        "clean",
         "closed",
         "conversation",
         "deadline",
@@ -43,9 +53,15 @@ class Connection:
     )
 
     def __init__(
-        self, connected: socket.socket, session: Session, service: Service[Session]
+        self,
+        connected: socket.socket,
+        session: Session,
+        service: Service[Session],
+        *,
+        clean: bool,
     ) -> None:
         self.socket = connected
+        self.clean = clean  # the peer never could send descriptors: closing takes no time
         self.session = session
         self.account = session.account
         self.conversation = Conversation(service, session)

@@ -71,19 +71,22 @@ def listen(address: Address) -> socket.socket:
         else:
             _bind_path(listener, str(address), address.mode)
         listener.listen(BACKLOG)
-        refuse_descriptors(listener)
     except BaseException:
         listener.close()
         raise
     return listener
 
 
-def refuse_descriptors(connected: socket.socket) -> None:
-    """Have the kernel refuse descriptors at the sender, where it can (Linux 6.16)."""
+def refuse_descriptors(endpoint: socket.socket) -> bool:
+    """Have the kernel refuse descriptors at the sender, where it can (Linux 6.16); say if so.
+
+    It is for what is sent from now on; on a listening socket, for who connects from now on.
+    """
     try:
-        connected.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+        endpoint.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
     except OSError:
-        return  # an older kernel
+        return False
+    return True
 
 
 def _bind_name(listener: socket.socket, name: str) -> None:
@@ -170,7 +173,6 @@ def adopt(
         fault = _fault(listener, address, adopted)
         if fault is None and address is not None:
             listener.setblocking(False)
-            refuse_descriptors(listener)
             adopted[address] = listener
         else:
             refused.append(f"descriptor {descriptor}: {fault}")
