@@ -445,6 +445,7 @@ STATE = {
     "policyGeneration": 3,
     "policyError": "f:1:1: bad\x1b\nf:2:1: worse",
     "problems": ["@sockbroker is taken\n", "chat is obstructed"],
+    "confinement": ["landlock", "capabilities"],
     "counters": {"requests": 5},
 }
 
@@ -461,6 +462,7 @@ def test_status() -> None:
         "policy error: f:2:1: worse\n"
         "problem: @sockbroker is taken\\x0a\n"
         "problem: chat is obstructed\n"
+        "confinement: landlock, capabilities\n"
         "requests: 5\n",
         "",
     )
@@ -477,6 +479,7 @@ def test_status_as_json() -> None:
         "policy_generation": 3,
         "policy_error": "f:1:1: bad\x1b\nf:2:1: worse",
         "problems": ["@sockbroker is taken\n", "chat is obstructed"],
+        "confinement": ["landlock", "capabilities"],
         "counters": {"requests": 5},
     }
     told = message({"version": "0.1.0", "state": "running", "policyGeneration": 1})
@@ -487,6 +490,7 @@ def test_status_as_json() -> None:
         "policy_generation": 1,
         "policy_error": None,
         "problems": None,
+        "confinement": None,
         "counters": None,
     }
 

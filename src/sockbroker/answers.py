@@ -73,10 +73,26 @@ class ListedDirectory:
 class Status:
     """The state of the broker; None is what only operators are told."""
 
-    __slots__ = ("counters", "policy_error", "policy_generation", "problems", "state", "version")
+    __slots__ = (
+        "confinement",
+        "counters",
+        "policy_error",
+        "policy_generation",
+        "problems",
+        "state",
+        "version",
+    )
 
     # In the order in which they are shown.
-    FIELDS = ("state", "version", "policy_generation", "policy_error", "problems", "counters")
+    FIELDS = (
+        "state",
+        "version",
+        "policy_generation",
+        "policy_error",
+        "problems",
+        "confinement",
+        "counters",
+    )
 
     def __init__(self, reply: dict[str, object]) -> None:
         generation, counters = reply.get("policyGeneration"), reply.get("counters")
@@ -85,6 +101,7 @@ class Status:
         self.policy_generation = generation if isinstance(generation, int) else None
         self.policy_error = _text(reply.get("policyError"))
         self.problems = _texts(reply.get("problems"))
+        self.confinement = _texts(reply.get("confinement"))
         self.counters = counters if isinstance(counters, dict) else None
 
     def __repr__(self) -> str:

@@ -6,7 +6,6 @@ reads the environment, the command line or the clock of a start.
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import signal
@@ -14,11 +13,11 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from sockbroker import __version__
 from sockbroker.broker import Broker
 from sockbroker.closing import Closer
+from sockbroker.confinement import Confinement
 from sockbroker.core.policy import PolicyError
 from sockbroker.disposal import Disposal
 from sockbroker.folders import Folders
@@ -34,8 +33,9 @@ from sockbroker.kernel.worker import Worker
 from sockbroker.launch import Launch, in_background
 from sockbroker.layout import Report, sweep
 from sockbroker.listing import Listing
-from sockbroker.loading import load, problems_of
+from sockbroker.loading import look_up, problems_of, read
 from sockbroker.logs import Logger, logger_for, syslog_logger
+from sockbroker.options import Options, read_options
 from sockbroker.pidfile import PidFile
 from sockbroker.record import Record
 from sockbroker.releasing import Releasing
@@ -65,26 +65,13 @@ SECONDS_BETWEEN_PROGRESS = 1.0
 EXIT_POLICY = 65  # EX_DATAERR, sysexits(3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The command line."""
-
-    policy: str
-    base: str
-    runtime_directory: str
-    control_name: str
-    daemonize: bool
-    remove_directories: bool
-    force: bool
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; returns its exit status."""
     block_signals(SIGNALS)
     _open_standard_descriptors()
     inherited = take(os.environ, os.getpid())
     os.umask(0o077)
-    options = _options(arguments)
+    options = read_options(arguments)
     if os.geteuid() != 0:
         return _complain("sockbrokerd makes directories for others, so it must be started by root")
     if options.remove_directories:
@@ -96,38 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if systemd_is_running() and options.base == "/run":
         return _complain("systemd runs this machine; use: systemctl start sockbroker.service")
     return in_background(lambda launch: _background(options, launch))
-
-
-def _options(arguments: Sequence[str] | None) -> Options:
-    parser = argparse.ArgumentParser(
-        prog="sockbrokerd", description="Hands out runtime directories, /run/<app>/<uid>."
-    )
-    add = parser.add_argument
-    add("--policy", metavar="FILE", default="/etc/sockbroker.yaml", help="default: %(default)s")
-    add("--base", metavar="DIR", default="/run", help="where apps have folders; default: /run")
-    add("--runtime-directory", metavar="DIR", help="the daemon's own; default: BASE/sockbroker")
-    add("--control-name", metavar="NAME", default="sockbroker", help="the abstract socket's name")
-    add("--daemonize", action="store_true", help="go to the background once the broker answers")
-    add(
-        "--remove-directories",
-        action="store_true",
-        help="instead of serving, remove all directories that nobody uses (to uninstall)",
-    )
-    add("--force", action="store_true", help="with --remove-directories: those in use as well")
-    add("--version", action="version", version=f"sockbrokerd {__version__}")
-    given = parser.parse_args(arguments)
-    if not given.control_name or "\0" in given.control_name or len(given.control_name) > 100:
-        parser.error("--control-name: 1 to 100 characters; an empty one would be any free name")
-    base = os.path.abspath(given.base)
-    return Options(
-        policy=os.path.abspath(given.policy),
-        base=base,
-        runtime_directory=os.path.abspath(given.runtime_directory or f"{base}/sockbroker"),
-        control_name=given.control_name,
-        daemonize=given.daemonize,
-        remove_directories=given.remove_directories,
-        force=given.force,
-    )
 
 
 def _complain(text: str) -> int:
@@ -240,11 +195,24 @@ class Daemon:
     def _start(self, stack: ExitStack, launch: Launch) -> None:
         options = self._options
         sys.setswitchinterval(0.0005)  # else a worker that computes holds each call up by 5 ms
+        document = read(options.policy)  # a bad one ends the start before anything is touched
+        os.close(open_root_path(options.runtime_directory, make_mode=0o755))
+        confinement = Confinement(options.base, options.runtime_directory)
+        confinement.confine_mounts()
         base = stack.enter_context(Base.open(options.base))
         base.lock()
-        document, policy = load(options.policy)
         own = open_root_path(options.runtime_directory, make_mode=0o755)
         stack.callback(os.close, own)
+        sockets = Sockets(
+            control_name=options.control_name,
+            runtime_directory=options.runtime_directory,
+            log=self._log,
+        )
+        stack.callback(sockets.close)
+        sockets.set_up(self._inherited.descriptors)
+        stack.enter_context(PidFile(own, "sockbrokerd.pid", self._log))
+        confinement.confine()
+        policy = look_up(document)
 
         loop = self._loop = Loop()
         stack.callback(loop.close)
@@ -257,14 +225,6 @@ class Daemon:
             folders, loop, remover, lambda text: self._log.warning("not deleted", why=text)
         )
         stack.callback(disposal.stop)
-
-        sockets = Sockets(
-            control_name=options.control_name,
-            runtime_directory=options.runtime_directory,
-            log=self._log,
-        )
-        stack.callback(sockets.close)
-        sockets.set_up(self._inherited.descriptors)
 
         generation = self._generation = Generation(
             options.policy,
@@ -289,6 +249,7 @@ class Daemon:
             sockets=sockets,
             disposal=disposal,
             record=record,
+            confinement=confinement.held,
             server=lambda: self._server,
         )
         self._server = Server(
@@ -314,7 +275,6 @@ class Daemon:
             lambda listener, operator: self._server.listen(listener, operator=operator),
             self._tell_status,
         )
-        stack.enter_context(PidFile(own, "sockbrokerd.pid", self._log))
         loop.on_signal(signal.SIGHUP, self._reload)
         loop.on_signal(signal.SIGTERM, self._drain)
         loop.on_signal(signal.SIGINT, self._drain)
@@ -327,6 +287,8 @@ class Daemon:
             sockets=sockets.names(),
             policy=options.policy,
             apps=len(policy.apps),
+            confined=confinement.held,
+            not_confined=confinement.missing,
             state=self._status.state,
             problems=self._status.problems()[:20],
         )

@@ -39,16 +39,13 @@ def problems_of(error: Exception) -> tuple[str, ...]:
 Loaded = tuple[Document, Policy]
 
 
-def load(path: str) -> Loaded:
-    """Read, check and resolve the policy; blocks, but never for good.
-
-    Raises PolicyError or PolicyFileError.
-    """
-    document = read_policy(policyfile.read(path, trusted=True), path)
-    return document, _resolve(document)
+def read(path: str) -> Document:
+    """Read and check the policy's text; raises PolicyError or PolicyFileError."""
+    return read_policy(policyfile.read(path, trusted=True), path)
 
 
-def _resolve(document: Document) -> Policy:
+def look_up(document: Document) -> Policy:
+    """Look its names up and resolve it; blocks, but never for good.  Raises PolicyError."""
     known = accounts.look_up(lookups(document), deadline_seconds=SECONDS_FOR_LOOKUPS)
     return resolve(document, known, accounts.login_defs_range())
 
@@ -83,7 +80,12 @@ class Loader:
     def reload(self) -> None:
         """Read the file again; `loaded` or `failed` is called once it is known."""
         self._delay = SECONDS_BEFORE_RETRY
-        self._submit(lambda: load(self._path))
+
+        def load() -> Loaded:
+            document = read(self._path)
+            return document, look_up(document)
+
+        self._submit(load)
 
     def _submit(self, job: Callable[[], Loaded]) -> None:
         self._forget_retry()
@@ -108,7 +110,7 @@ class Loader:
         document = self._unresolved
         if document is not None:
             self._retry = self._loop.call_later(
-                self._delay, lambda: self._submit(lambda: (document, _resolve(document)))
+                self._delay, lambda: self._submit(lambda: (document, look_up(document)))
             )
             self._delay = min(self._delay * 2, MOST_SECONDS_BEFORE_RETRY)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sockbroker.core.service import Answer, Deferred, Reply
 from sockbroker.core.varlink import Call
@@ -31,6 +31,7 @@ class Status:
         sockets: Sockets,
         disposal: Disposal,
         record: Record,
+        confinement: Sequence[str],
         server: Callable[[], Server],
     ) -> None:
         self._version = version
@@ -38,6 +39,7 @@ class Status:
         self._sockets = sockets
         self._disposal = disposal
         self._record = record
+        self._confinement = confinement
         self._server = server
         self.draining = False
 
@@ -87,6 +89,7 @@ class Status:
             if self._generation.error:
                 shown["policyError"] = "\n".join(bounded(self._generation.error))
             shown["problems"] = bounded(self.problems())
+            shown["confinement"] = list(self._confinement)
             server = self._server()
             shown["counters"] = {
                 **self._record.counters,

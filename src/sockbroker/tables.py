@@ -60,6 +60,8 @@ def status_as_lines(status: Status) -> str:
     ]
     lines += [f"policy error: {problem}" for problem in (status.policy_error or "").splitlines()]
     lines += [f"problem: {problem}" for problem in status.problems or ()]
+    if status.confinement is not None:
+        lines.append(f"confinement: {', '.join(status.confinement) or 'none'}")
     lines += [f"{name}: {number}" for name, number in (status.counters or {}).items()]
     return "".join(f"{legible(line)}\n" for line in lines)
 

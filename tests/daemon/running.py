@@ -62,7 +62,7 @@ nogroup:x:65534:
 _libc = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND = 2, 4, 32, 4096
-MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+MS_REC, MS_PRIVATE, MS_SHARED = 0x4000, 1 << 18, 1 << 20
 MNT_DETACH = 2
 
 
@@ -257,6 +257,8 @@ def private_world() -> Iterator[World]:
             fresh = own / Path(name).name
             fresh.write_text(text)
             mount(str(fresh), Path(name), flags=MS_BIND)
+        # As a real machine has it: what is mounted later reaches the daemon's own namespace.
+        mount("none", Path("/"), flags=MS_REC | MS_SHARED)
         world = World(own)
         try:
             yield world
