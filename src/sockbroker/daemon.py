@@ -51,6 +51,8 @@ MOST_DESCRIPTORS = 8192
 """More than the connections, folders and workers ever need; python-daemon 2 tries to close each
 descriptor up to the limit, which a container may set to a billion."""
 
+NICE = -5
+
 MOST_CONNECTIONS = 4096
 """As many as systemd's own Varlink services take; less where descriptors are few."""
 
@@ -78,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return remove_directories(options.base, force=options.force)
     _limit_descriptors()
+    _take_precedence()
     if not options.daemonize:
         return _foreground(options, inherited)
     if systemd_is_running() and options.base == "/run":
@@ -106,6 +109,14 @@ def _limit_descriptors() -> None:
     most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if most < hard or hard == resource.RLIM_INFINITY:  # else a service manager has seen to it
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _take_precedence() -> None:
+    """Get a processor before those who flood it: what others ask takes little of it."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    except OSError:
+        return  # a service manager has given its own, or a container may not
 
 
 def _foreground(options: Options, inherited: Inherited) -> int:

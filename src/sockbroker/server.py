@@ -9,25 +9,20 @@ delays itself.
 
 from __future__ import annotations
 
-import errno
 import itertools
-import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 
+from sockbroker.accepting import Acceptor
 from sockbroker.closing import CONTROL_SPACE, Closer
 from sockbroker.core.peer import Peer
 from sockbroker.core.service import Service
 from sockbroker.core.varlink import ProtocolError
-from sockbroker.kernel.listeners import refuse_descriptors
 from sockbroker.kernel.loop import ENDED, READABLE, WRITABLE, Loop
 from sockbroker.kernel.peercred import peer_of
 from sockbroker.session import OPERATORS, Connection, Listening, Session
-
-ACCEPTED_AT_ONCE = 8
-"""To accept many and answer at once defers all closing: measured, p99 is best at 4 to 8."""
 
 CALLS_A_ROUND = 32
 """Calls between two looks at the kernel: about 2 ms, which a newcomer waits at most."""
@@ -43,9 +38,6 @@ SECONDS_A_ROUND = 0.002
 
 SECONDS_FOR_A_MESSAGE = 10.0
 """For the first byte, for each message once begun, and for a peer to take a reply."""
-
-SECONDS_WITHOUT_DESCRIPTORS = 0.1
-"""Pause of accepting when the system has no descriptor left and no idle peer could be dropped."""
 
 
 class Server:
@@ -68,14 +60,13 @@ class Server:
         self._closer = closer
         self._fault = fault
         self._violation = violation
-        self._listeners: dict[socket.socket, Listening] = {}
+        self._acceptor = Acceptor(loop, closer, welcome=self._welcome, make_room=self._make_room)
         # Each account's connections, the longest idle first.
         self._accounts: dict[int, dict[Connection, None]] = {}
         self._count = 0
         # Deadlines are all the same time ahead, so the order of arming is the order of expiry.
         self._armed: dict[Connection, None] = {}
         self._turns: dict[int, deque[Connection]] = {}
-        self._spare = _spare_descriptor()
         self.accepted = 0
         self.dropped = 0
 
@@ -85,37 +76,15 @@ class Server:
 
     def listen(self, listener: socket.socket, *, operator: bool) -> None:
         """Serve a listening socket, which stays the caller's to close; it must not block."""
-        self._listeners[listener] = Listening(operator, refuse_descriptors(listener))
-        self._loop.watch(listener.fileno(), lambda _events: self._accept(listener))
+        self._acceptor.listen(listener, operator=operator)
 
     def stop_listening(self) -> None:
-        for listener in self._listeners:
-            self._loop.unwatch(listener.fileno())
-        self._listeners.clear()
+        self._acceptor.stop()
 
     # Accepting.
 
-    def _accept(self, listener: socket.socket) -> None:
-        listening = self._listeners.get(listener)
-        if listening is None:
-            return
-        for _ in range(ACCEPTED_AT_ONCE):
-            try:
-                connected, _address = listener.accept()
-            except BlockingIOError:
-                listening.caught_up = True
-                return
-            except OSError as error:
-                if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:
-                    self._without_descriptors(listener)
-                    return
-                continue  # accept(2): an error of that one connection
-            self._welcome(connected, listening)
-
     def _welcome(self, connected: socket.socket, listening: Listening) -> None:
         clean = listening.refuses and listening.caught_up
-        if listening.refuses and not clean:
-            refuse_descriptors(connected)
         try:
             peer = peer_of(connected)
         except OSError:
@@ -133,9 +102,8 @@ class Server:
         self._accounts.setdefault(connection.account, {})[connection] = None
         self._count += 1
         self.accepted += 1
-        self._loop.watch(connected.fileno(), lambda events: self._ready(connection, events))
         self._arm(connection)
-        self._receive(connection)  # most peers have sent their call by now
+        self._queue(connection)
 
     def _make_room(self) -> bool:
         """Drop the longest idle connection of the account with most, or else its oldest."""
@@ -147,27 +115,10 @@ class Server:
         ]
         # The longest idle are first; where all of many are busy, looking on is not worth the time.
         oldest = itertools.islice(crowd, LOOKED_AT_TO_DROP)
-        idle = (connection for connection in oldest if connection.conversation.idle)
+        idle = (each for each in oldest if each.begun and each.conversation.idle)
         self.dropped += 1
         self._close(next(idle, None) or next(iter(crowd)))
         return True
-
-    def _without_descriptors(self, listener: socket.socket) -> None:
-        """Neither spin nor die when no descriptor is left: make room, or turn the peer away."""
-        if self._make_room():
-            return
-        if self._spare >= 0:
-            os.close(self._spare)
-        try:
-            self._closer.close(listener.accept()[0])
-        except OSError:
-            self._loop.unwatch(listener.fileno())
-            self._loop.call_later(SECONDS_WITHOUT_DESCRIPTORS, lambda: self._listen_again(listener))
-        self._spare = _spare_descriptor()
-
-    def _listen_again(self, listener: socket.socket) -> None:
-        if listener in self._listeners:
-            self._loop.watch(listener.fileno(), lambda _events: self._accept(listener))
 
     # Receiving.
 
@@ -179,28 +130,29 @@ class Server:
         elif events & READABLE and not connection.paused:
             if connection.queued:  # it sends faster than its turns come
                 self._pause(connection)
-            else:
-                self._receive(connection)
+            elif self._receive(connection):
+                self._queue(connection)
         elif events & ENDED:
             if connection.queued:  # what it sent before it went is done still
                 connection.ending = True
             else:
                 self._close(connection)
 
-    def _receive(self, connection: Connection) -> None:
+    def _receive(self, connection: Connection) -> bool:
+        """Take what the peer has sent; say whether there may be something to serve now."""
         try:
             received, control, _flags, _address = connection.socket.recvmsg(
                 RECEIVED_AT_ONCE, CONTROL_SPACE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
-            return
+            return False
         except OSError:
             self._close(connection)
-            return
+            return False
         if control:
             self._closer.close_sent(control)
             self._refuse(connection, ProtocolError("descriptors with a message"))
-            return
+            return False
         if not received:
             # Everything before was served, or it would be queued and not read; a peer that only
             # shut down its sending side still waits for what runs.
@@ -209,7 +161,7 @@ class Server:
                 self._pause(connection)
             else:
                 self._close(connection, unread=False)
-            return
+            return False
         if not connection.heard:
             connection.heard = True
             self._disarm(connection)
@@ -217,8 +169,8 @@ class Server:
             connection.conversation.receive(received)
         except ProtocolError as violation:
             self._refuse(connection, violation)
-            return
-        self._queue(connection)
+            return False
+        return True
 
     def _pause(self, connection: Connection) -> None:
         if not connection.paused:
@@ -246,6 +198,8 @@ class Server:
                 break
             account = OPERATORS if OPERATORS in self._turns else next(iter(self._turns))
             waiting = self._turns.pop(account)
+            while len(waiting) > 1 and waiting[0].closed:
+                waiting.popleft()  # the oldest of a crowd, which have made room
             connection = waiting.popleft()
             if waiting:
                 self._turns[account] = waiting  # behind all others
@@ -254,10 +208,20 @@ class Server:
                 self._serve(connection)
         if self._armed:
             self._expire()
-        return bool(self._turns)
+        if not self._turns:
+            return False
+        self._acceptor.accept_all()
+        return True
 
     def _serve(self, connection: Connection) -> None:
         conversation = connection.conversation
+        if not connection.begun:
+            connection.begun = True
+            self._loop.watch(
+                connection.socket.fileno(), lambda events: self._ready(connection, events)
+            )
+            if not self._receive(connection):  # most peers have sent their call by now
+                return
         try:
             sent = conversation.turn()
         except ProtocolError as violation:
@@ -384,13 +348,4 @@ class Server:
         for account in list(self._accounts.values()):
             for connection in list(account):
                 self._close(connection)
-        if self._spare >= 0:
-            os.close(self._spare)
-
-
-def _spare_descriptor() -> int:
-    """Open one to give up when there is no other left; -1 if there is none already."""
-    try:
-        return os.open("/", os.O_PATH | os.O_CLOEXEC)
-    except OSError:
-        return -1
+        self._acceptor.close()

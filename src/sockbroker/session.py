@@ -32,6 +32,7 @@ class Listening:
     operator: bool
     refuses: bool  # descriptors, at the sender
     caught_up: bool = False  # all have been accepted who connected before it refused them
+    resting: bool = False  # for want of descriptors
 
 
 class Connection:
@@ -39,6 +40,7 @@ class Connection:
 
     __slots__ = (
         "account",
+        "begun",
         "clean",
         "closed",
         "conversation",
@@ -67,6 +69,7 @@ class Connection:
         self.conversation = Conversation(service, session)
         self.outgoing = b""
         self.deadline: float | None = None
+        self.begun = False  # it has had its first turn, and is watched from then on
         self.heard = False  # it has sent something
         self.queued = False  # waits for its turn
         self.paused = False  # is not read while earlier messages wait
