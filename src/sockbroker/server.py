@@ -241,10 +241,10 @@ class Server:
             self._send(connection, sent)
         if connection.closed or connection.outgoing:
             return
-        if conversation.waiting:
-            self._pause(connection)
-        else:
+        if conversation.ready:
             self._queue(connection)
+        else:
+            self._rest(connection)
 
     def _rest(self, connection: Connection) -> None:
         """Nothing to serve now: wait for the peer, or let it go."""

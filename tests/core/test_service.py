@@ -703,8 +703,11 @@ def test_any_conversation_is_the_same_however_it_is_cut(messages, data):
             for piece in [*pieces, b""]:
                 conversation.receive(piece)
                 while eager or piece == b"":
-                    while (turn := conversation.turn()) is not None:
+                    while conversation.ready:
+                        turn = conversation.turn()
+                        assert turn is not None
                         sent += turn
+                    assert conversation.turn() is None
                     if not conversation.waiting:
                         break
                     conversation.context.deferred[resolved].resolve(Reply({"n": resolved}))

@@ -262,6 +262,13 @@ class Conversation(Generic[C]):
         return self._replies is not None
 
     @property
+    def ready(self) -> bool:
+        """Whether there is a turn to take."""
+        if self._deferred is not None:
+            return self._deferred._answer is not None
+        return self._replies is not None or self._inbox.whole
+
+    @property
     def partial(self) -> bool:
         """Whether a message has begun and not ended."""
         return self._inbox.partial

@@ -88,7 +88,7 @@ class Inbox:
 
     def next(self) -> bytes | None:
         """Take the oldest whole message, less its NUL; raises ProtocolError if it is too long."""
-        if self._tail == len(self._buffer):
+        if not self.whole:
             return None
         end = self._buffer.find(b"\0", 0, self._limit + 1)
         if end < 0:
@@ -96,6 +96,11 @@ class Inbox:
         message = bytes(self._buffer[:end])
         del self._buffer[: end + 1]  # moves a pointer, not the rest
         return message
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is a message to take."""
+        return self._tail < len(self._buffer)
 
     @property
     def partial(self) -> bool:
