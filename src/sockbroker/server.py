@@ -33,6 +33,10 @@ LOOKED_AT_TO_DROP = 64
 RECEIVED_AT_ONCE = 32 * 1024
 """Two messages of the largest size; a pipelining peer is read again when these are answered."""
 
+# As numbers: to combine flags of an enumeration takes as long as a system call.
+RECEIVING = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+SENDING = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
 SECONDS_A_ROUND = 0.002
 """Of calls between two looks at the kernel, however few they were."""
 
@@ -142,7 +146,7 @@ class Server:
         """Take what the peer has sent; say whether there may be something to serve now."""
         try:
             received, control, _flags, _address = connection.socket.recvmsg(
-                RECEIVED_AT_ONCE, CONTROL_SPACE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                RECEIVED_AT_ONCE, CONTROL_SPACE, RECEIVING
             )
         except BlockingIOError:
             return False
@@ -261,7 +265,7 @@ class Server:
     def _send(self, connection: Connection, data: bytes) -> None:
         data = connection.outgoing + data
         try:
-            sent = connection.socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            sent = connection.socket.send(data, SENDING)
         except BlockingIOError:
             sent = 0
         except OSError:
