@@ -149,6 +149,7 @@ def test_a_policy_may_have_no_apps() -> None:
         ("uid_range: [a, 1000]\napps: {}", "1:13: a uid is a number from 0 to 4294967294"),
         ("uid_range: [1, []]\napps: {}", "1:16: a uid is a number"),
         ("apps: {}\r\n\rapps: {}", "2:1: character U+000D cannot be seen"),
+        ("apps: {a: {}}\r", "1:14: character U+000D cannot be seen"),
         ("\ufeffapps: {}", "1:1: character U+FEFF cannot be seen"),
         ("apps: {} # \u202e", "1:12: character U+202E cannot be seen"),
         ("apps: {} # \x1b", "1:12: character U+001B cannot be seen"),

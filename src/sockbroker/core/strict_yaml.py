@@ -12,6 +12,7 @@ exception is `Stopped`, after the reason for it was reported.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from sockbroker.core.policy import BEGINNING, Position, Problems
@@ -93,8 +94,8 @@ def decode(data: bytes, problems: Problems) -> str | None:
         return None
     if _UNSEEN.search(text) is None:
         return text
-    for number, line_text in enumerate(text.split("\n"), 1):
-        if (match := _UNSEEN.search(line_text + "\n")) is not None:
+    for number, line_text in enumerate(StringIO(text, newline="\n"), 1):
+        if (match := _UNSEEN.search(line_text)) is not None:
             position = Position(number, match.start() + 1)
             message = f"character U+{ord(match.group()[0]):04X} cannot be seen; remove it"
             problems.add(position, message)
