@@ -73,9 +73,11 @@ def _messages(inbox: Inbox) -> Iterator[bytes]:
         yield message
 
 
-def _feed_all(inbox: Inbox, pieces: list[bytes], *, at_once: bool) -> list[bytes]:
-    """Return the messages, taken at the end or as they come."""
-    taken: list[bytes] = []
+def _feed_all(
+    inbox: Inbox, pieces: list[bytes], *, at_once: bool, taken: list[bytes] | None = None
+) -> list[bytes]:
+    """Return the messages, taken at the end or as they come; `taken` has them all the same."""
+    taken = [] if taken is None else taken
     for piece in pieces:
         inbox.feed(piece)
         if not at_once:
@@ -118,12 +120,30 @@ def test_a_message_over_the_limit_is_refused_however_it_comes(stream, delivery, 
         _feed_all(Inbox(), delivery(stream), at_once=at_once)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("delivery", DELIVERIES)
+@pytest.mark.parametrize("stream", TOO_LONG)
+def test_what_comes_before_a_message_over_the_limit_is_taken_however_it_comes(
+    stream, delivery, at_once
+):
+    """Whether a whole call is served does not depend on what the kernel delivers together."""
+    taken: list[bytes] = []
+    with pytest.raises(ProtocolError):
+        _feed_all(Inbox(), delivery(stream), at_once=at_once, taken=taken)
+    assert stream[: stream.find(FULL + b"x")].split(b"\0")[:-1] == taken
+
+
 def test_what_was_too_long_is_not_kept():
     """The bytes that broke the limit take no memory while the connection is being closed."""
     inbox = Inbox()
     with pytest.raises(ProtocolError):
         inbox.feed(b"x" * 2**20)
     assert inbox.size == 0
+    for pieces in ([b"{}\0" + b"x" * 2**20], [b"{}\0x", b"x" * 2**20, b"{}\0"]):
+        inbox = Inbox()
+        for piece in pieces:
+            inbox.feed(piece)
+        assert inbox.size == len(b"{}\0")
 
 
 def test_the_limit_can_be_another():

@@ -70,19 +70,32 @@ class ReplyMessage(namedtuple("ReplyMessage", "parameters error continues")):
 class Inbox:
     """The bytes that a peer sent and nobody took yet, cut into messages."""
 
-    __slots__ = ("_buffer", "_limit", "_tail")
+    __slots__ = ("_broken", "_buffer", "_limit", "_tail")
 
     def __init__(self, *, limit: int = MESSAGE_LIMIT) -> None:
         self._limit = limit
         self._buffer = bytearray()
         self._tail = 0  # bytes after the last NUL; knowing it, no byte is searched twice
+        self._broken = False  # what follows the whole messages is too long, and not kept
 
     def feed(self, data: bytes) -> None:
-        """Append what was received; raises ProtocolError if an unfinished message is too long."""
+        """Append what was received; raises ProtocolError if an unfinished message is too long.
+
+        Where whole messages wait before it, `next` raises that once they are taken: what a peer
+        gets does not depend on how much was received at a time.
+        """
+        if self._broken:
+            return
         newest = data.rfind(b"\0")
         tail = self._tail + len(data) if newest < 0 else len(data) - newest - 1
         if tail > self._limit:
-            raise self._too_long()
+            if newest < 0 and self._tail == len(self._buffer):
+                raise self._too_long()
+            self._broken = True
+            if newest < 0:
+                del self._buffer[len(self._buffer) - self._tail :]
+            data = data[: newest + 1]
+            tail = 0
         self._tail = tail
         self._buffer += data
 
@@ -90,6 +103,8 @@ class Inbox:
         """Take the oldest whole message, less its NUL; raises ProtocolError if it is too long."""
         if not self.whole:
             return None
+        if self._tail == len(self._buffer):
+            raise self._too_long()
         end = self._buffer.find(b"\0", 0, self._limit + 1)
         if end < 0:
             raise self._too_long()
@@ -99,8 +114,8 @@ class Inbox:
 
     @property
     def whole(self) -> bool:
-        """Whether there is a message to take."""
-        return self._tail < len(self._buffer)
+        """Whether there is a message to take, or one that is too long to refuse."""
+        return self._tail < len(self._buffer) or self._broken
 
     @property
     def partial(self) -> bool:
