@@ -109,9 +109,19 @@ class Releasing:
         except FileExistsError:
             pass  # its owner has asked for a new one meanwhile
         except (NoSuchDirectory, Obstructed, OSError) as error:
-            answer.resolve(self._refuse(request, error))
-            return
+            if self._put_back(request, moved):
+                answer.resolve(self._refuse(request, error))
+                return
         answer.resolve(self._dispose(request, moved))
+
+    def _put_back(self, request: _Request, moved: str) -> bool:
+        """Undo what cannot be finished; False where not even that can be done, and it is gone."""
+        try:
+            with self._folder(request) as folder:
+                folder.put_back(moved, request.uid)
+        except (NoSuchDirectory, Obstructed, OSError):
+            return False
+        return True
 
     def _move_aside(self, request: _Request, tables: Tables | None) -> str | Failure:
         """Return the name that the directory has now, or why it stays where it is."""
