@@ -94,7 +94,7 @@ class Generation:
             self.policy = policy
             self.number += 1
             self._folders.keep(policy.apps)
-            self._next_report = Report()
+            self._next_report = Report(orphans=self.report.orphans)
             self._pass = bring(self._folders, policy, self._next_report)
             gc.freeze()  # no cycles in it: the old one is freed by its references
             self._slice(self._pass)

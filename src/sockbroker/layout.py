@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from sockbroker.core.policy import App, Policy
 from sockbroker.folders import Folders
 from sockbroker.kernel.app_folder import Folder, Wanted
+from sockbroker.kernel.directories import Base
 from sockbroker.kernel.obstacles import LimitReached, Obstructed
 
 Dispose = Callable[[str, str], None]
@@ -31,7 +32,10 @@ class Report:
     repaired: int = 0
     right: int = 0
     orphans: frozenset[str] = frozenset()
-    """App folders that are the broker's and of which the policy has no app."""
+    """App folders that are the broker's and of which the policy has no app.
+
+    A pass begins with those that the one before has found, for where it cannot look itself.
+    """
     problems: list[str] = field(default_factory=list)
     more_problems: int = 0
 
@@ -55,26 +59,38 @@ class Report:
 
 def sweep(folders: Folders, dispose: Dispose, report: Report) -> None:
     """Clean up after a killed run; only at start, when nothing of this run is under way."""
-    folders.base.sweep()
-    for name in folders.base.scan():
-        try:
-            folder = folders.base.find(name)
-            if folder is not None:
-                with folder:
-                    for left in folder.sweep():
-                        dispose(name, left)
-        except (Obstructed, OSError) as error:
-            report.problem(_sentence(f"{folders.base.path}/{name}", error))
+    base = folders.base
+    try:
+        base.sweep()
+        for name in base.scan():
+            _sweep_folder(base, name, dispose, report)
+    except OSError as error:
+        report.problem(_sentence(base.path, error))
+
+
+def _sweep_folder(base: Base, name: str, dispose: Dispose, report: Report) -> None:
+    try:
+        folder = base.find(name)
+        if folder is not None:
+            with folder:
+                for left in folder.sweep():
+                    dispose(name, left)
+    except (Obstructed, OSError) as error:
+        report.problem(_sentence(f"{base.path}/{name}", error))
 
 
 def bring(folders: Folders, policy: Policy, report: Report) -> Iterator[None]:
     """Bring the disk to `policy`, yielding after each directory; `report` fills meanwhile."""
     orphans = set()
-    for name in folders.base.scan():
-        if name not in policy.apps and name not in policy.unserved:
-            orphans.add(name)
-        yield
-    report.orphans = frozenset(orphans)
+    try:
+        for name in folders.base.scan():
+            if name not in policy.apps and name not in policy.unserved:
+                orphans.add(name)
+            yield
+        report.orphans = frozenset(orphans)
+    except OSError as error:
+        report.orphans |= orphans  # what was one before is not forgotten for that
+        report.problem(_sentence(folders.base.path, error))
     for app in policy.apps.values():
         yield  # an app without directories is work too
         try:

@@ -75,6 +75,7 @@ __all__ = [
 _LOCK: Final = ".sockbroker.lock"
 _NEW: Final = ".sockbroker-new-"
 _OLD: Final = ".sockbroker-old-"
+_NOT_OURS: Final = frozenset({errno.ENOENT, errno.EXDEV})  # gone, or a mount
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -187,7 +188,7 @@ class Base:
         try:
             descriptor = open_entry(self._descriptor, app)
         except OSError as error:
-            if error.errno in {errno.ENOENT, errno.EXDEV}:
+            if error.errno in _NOT_OURS:
                 return None
             raise
         with ExitStack() as stack:
@@ -202,18 +203,24 @@ class Base:
         return Folder(descriptor, self._path_of(app), app, status)
 
     def scan(self) -> Iterator[str]:
-        """Yield what is spelled like an app and carries the marker."""
-        for name in self._names():
-            if not is_app_name(name):
-                continue
+        """Yield what is spelled like an app and carries the marker.
+
+        An entry that cannot be looked at hides no other: its OSError comes after all of them.
+        """
+        fault = None
+        for name in filter(is_app_name, self._names()):
             try:
-                descriptor = open_entry(self._descriptor, name)
-            except OSError:
-                continue  # gone, or a mount: not ours
-            with Owned(descriptor):
-                marked = stat.S_ISDIR(look_at(descriptor).mode) and _marker(descriptor) is True
+                with Owned(open_entry(self._descriptor, name)) as descriptor:
+                    is_directory = stat.S_ISDIR(look_at(descriptor).mode)
+                    marked = is_directory and _marker(descriptor) is True
+            except OSError as error:
+                if error.errno not in _NOT_OURS:
+                    fault = fault or error
+                continue
             if marked:
                 yield name
+        if fault is not None:
+            raise fault
 
     def sweep(self) -> list[str]:
         """Remove what a killed run left half made or half removed; name what could not be."""
@@ -351,7 +358,8 @@ def _marker(folder: int) -> bool | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno in {errno.EXDEV, errno.EACCES}:
+        # EACCES: it is somebody's, and whoever runs us lets us look into nobody's.
+        if error.errno == errno.EXDEV or (error.errno == errno.EACCES and look_at(folder).uid):
             return False
         raise
     with Owned(descriptor):
