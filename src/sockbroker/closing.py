@@ -1,40 +1,105 @@
-"""Closes beside the loop what may take long to close.
+"""Closes connections in which descriptors may wait, without ever waiting for one of them.
 
 A peer can send a descriptor of a TCP socket that lingers (SO_LINGER, socket(7)) and close his own:
-then the last close is the broker's, and takes as long as the peer has said: measured, 20 s.
-So what was sent, and connections that may hold something unread, are closed by a worker.
+then the last close is the broker's, and takes as long as the peer has said: measured, as long as
+he likes.  Nor can one be taken out of a connection: to close a file of a FUSE server asks that
+server.  So nothing that was sent is ever received; a look at what waits says whether there is
+something (unix(7): MSG_CTRUNC), and then the connection is closed by a process that ends: in one
+the kernel lets no socket linger (inet_release in net/ipv4/af_inet.c asks for PF_EXITING).
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from functools import partial
+import time
+from collections import deque
 
 from sockbroker.kernel.worker import Worker
 
-CONTROL_SPACE = socket.CMSG_SPACE(253 * 4)
-"""Room for all descriptors of one message (SCM_MAX_FD); what has no room the kernel closes here."""
+RECEIVED_AT_ONCE = 32 * 1024
+"""Two messages of the largest size; a pipelining peer is read again when these are answered."""
+
+MOST_LOOKS = 16
+"""At what a connection holds unread when it is closed; the kernel's usual most is seven of them."""
+
+SECONDS_BETWEEN_CHILDREN = 0.02
+"""A fork costs a millisecond or two, so that those who come meanwhile share the next one."""
+
+SECONDS_OF_A_CHILD = 1.0
+"""It is killed when it is wanted no more; after this long it ends if nobody is left to do that."""
+
+
+class DescriptorsSent(Exception):
+    """The peer has sent descriptors, which are still where he sent them."""
+
+
+def receive(connection: socket.socket) -> bytes:
+    """Return what has arrived, or b"" at the end; DescriptorsSent instead of any descriptor.
+
+    BlockingIOError where there is nothing, OSError where the connection is lost.
+    """
+    # Without room for them descriptors are told of and, in a look, stay where they are.
+    seen, _control, flags, _address = connection.recvmsg(
+        RECEIVED_AT_ONCE, 0, socket.MSG_DONTWAIT | socket.MSG_PEEK
+    )
+    if flags & socket.MSG_CTRUNC:
+        raise DescriptorsSent
+    # Exactly what was seen: descriptors may have arrived behind it.
+    return connection.recv(len(seen), socket.MSG_DONTWAIT) if seen else b""
 
 
 class Closer:
-    """Closes in the order of submission."""
+    """Closes what may hold descriptors."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._waiting: deque[socket.socket] = deque()
 
     def close(self, connection: socket.socket) -> None:
         """Close a connection, which is the closer's from here on."""
-        self._worker.submit(connection.close, lambda _outcome: None)
+        try:
+            connection.shutdown(socket.SHUT_RDWR)  # nothing more arrives
+            for _ in range(MOST_LOOKS):
+                if not receive(connection):
+                    connection.close()
+                    return
+        except (DescriptorsSent, OSError):
+            pass
+        self._waiting.append(connection)
+        self._worker.submit(self._close_waiting, lambda _outcome: None)
 
-    def close_sent(self, control: list[tuple[int, int, bytes]]) -> None:
-        """Close the descriptors that recvmsg(2) has brought in."""
-        for level, kind, data in control:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                sent = memoryview(data[: len(data) - len(data) % 4]).cast("i").tolist()
-                self._worker.submit(partial(_close_all, sent), lambda _outcome: None)
+    def _close_waiting(self) -> None:
+        batch = []
+        while self._waiting:
+            batch.append(self._waiting.popleft())
+        if batch:
+            _close_by_child(batch)
+            time.sleep(SECONDS_BETWEEN_CHILDREN)
 
 
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
+def _close_by_child(batch: list[socket.socket]) -> None:
+    """Have a child of this process be the last one that has these open, and end it."""
+    try:
+        child = os.fork()
+    except OSError:
+        child = -1
+    if child == 0:
+        try:
+            _keep_only(sorted(each.fileno() for each in batch))
+            time.sleep(SECONDS_OF_A_CHILD)
+        finally:
+            os._exit(0)
+    for each in batch:
+        each.close()
+    if child > 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _keep_only(kept: list[int]) -> None:
+    """Close every other descriptor: neither the lock nor a listener is to outlive the broker."""
+    beyond = os.sysconf("SC_OPEN_MAX")
+    for below, above in zip([-1, *kept], [*kept, beyond], strict=True):
+        os.closerange(below + 1, above)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from sockbroker.accepting import Acceptor
-from sockbroker.closing import CONTROL_SPACE, Closer
+from sockbroker.closing import RECEIVED_AT_ONCE, Closer, DescriptorsSent, receive
 from sockbroker.core.peer import Peer
 from sockbroker.core.service import Service
 from sockbroker.core.varlink import ProtocolError
@@ -30,11 +30,7 @@ CALLS_A_ROUND = 32
 LOOKED_AT_TO_DROP = 64
 """Connections of one account among which an idle one is searched when places have run out."""
 
-RECEIVED_AT_ONCE = 32 * 1024
-"""Two messages of the largest size; a pipelining peer is read again when these are answered."""
-
-# As numbers: to combine flags of an enumeration takes as long as a system call.
-RECEIVING = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+# A number: to combine flags of an enumeration takes as long as a system call.
 SENDING = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 SECONDS_A_ROUND = 0.002
@@ -145,16 +141,16 @@ class Server:
     def _receive(self, connection: Connection) -> bool:
         """Take what the peer has sent; say whether there may be something to serve now."""
         try:
-            received, control, _flags, _address = connection.socket.recvmsg(
-                RECEIVED_AT_ONCE, CONTROL_SPACE, RECEIVING
-            )
+            if connection.clean:
+                received = connection.socket.recv(RECEIVED_AT_ONCE, socket.MSG_DONTWAIT)
+            else:
+                received = receive(connection.socket)
         except BlockingIOError:
             return False
         except OSError:
             self._close(connection)
             return False
-        if control:
-            self._closer.close_sent(control)
+        except DescriptorsSent:
             self._refuse(connection, ProtocolError("descriptors with a message"))
             return False
         if not received:

@@ -13,7 +13,8 @@ import signal
 import socket
 import struct
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Generic, TypeVar
 
 from running import CONTROL, MALLORY, OPERATOR, PATIENCE
@@ -91,10 +92,14 @@ class Peer(Generic[T]):
         self._answer.close()
 
 
-def in_user_namespace(uid: int, act: Callable[[], T], **how: Any) -> T:
+SUBORDINATE = 100_000
+
+
+def in_user_namespace(uid: int, act: Callable[[], T], *, subordinate: int = 0, **how: Any) -> T:
     """Run `act` as that user and as root of a user namespace of his own, all groups dropped.
 
-    The maps are written by root, as newuidmap and newgidmap do it for him.
+    The maps are written by root, as newuidmap and newgidmap do it for him; with so many
+    subordinate uids, which are 1 and so on in there, and SUBORDINATE and so on outside.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -113,9 +118,43 @@ def in_user_namespace(uid: int, act: Callable[[], T], **how: Any) -> T:
         ours.recv(1)
         for name, number in (("uid_map", uid), ("gid_map", how.get("gid") or uid)):
             with open(f"/proc/{peer.pid}/{name}", "w") as file:
-                file.write(f"0 {number} 1\n")
+                more = f"1 {SUBORDINATE} {subordinate}\n" if subordinate else ""
+                file.write(f"0 {number} 1\n{more}")
         ours.send(b".")
         return peer.result()
+
+
+@contextmanager
+def staying(uid: int, prepare: Callable[[], object]) -> Iterator[None]:
+    """While entered, a process of that user keeps alive what `prepare` returned."""
+    ours, theirs = socket.socketpair()
+
+    def stay() -> None:
+        ours.close()
+        kept = prepare()
+        theirs.send(b".")
+        theirs.recv(1)
+        del kept
+
+    with ours:
+        with theirs:
+            peer = Peer(uid, stay)
+        if ours.recv(1) != b".":
+            peer.result()  # raises what prevented it
+        yield
+        ours.send(b".")
+        peer.result()
+
+
+def enter_user_namespace(*more: int) -> None:
+    """Become root of a user namespace of one's own, and enter other new ones, as anybody may."""
+    lines = {"setgroups": "deny", "uid_map": f"0 {os.getuid()} 1", "gid_map": f"0 {os.getgid()} 1"}
+    _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self is root's
+    if _libc.unshare(CLONE_NEWUSER | sum(more)):
+        raise OSError(ctypes.get_errno(), "unshare")
+    for name, line in lines.items():
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(line)
 
 
 def as_user(uid: int, act: Callable[[], T], **how: Any) -> T:
