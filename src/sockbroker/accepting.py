@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from sockbroker.closing import Closer
 from sockbroker.kernel.listeners import refuse_descriptors
-from sockbroker.kernel.loop import Loop
+from sockbroker.kernel.loop import READABLE, Loop
 from sockbroker.session import Listening
 
 SECONDS_OF_ACCEPTING = 0.004
@@ -42,8 +42,9 @@ class Acceptor:
 
     def listen(self, listener: socket.socket, *, operator: bool) -> None:
         """Accept from a listening socket, which stays the caller's to close; it must not block."""
-        self._listeners[listener] = Listening(operator, refuse_descriptors(listener))
-        self._watch(listener)
+        listening = Listening(operator, refuse_descriptors(listener))
+        self._listeners[listener] = listening
+        self._loop.watch(listener.fileno(), lambda _events: self._accept(listener, listening))
 
     def stop(self) -> None:
         for listener in self._listeners:
@@ -59,11 +60,10 @@ class Acceptor:
         if self._spare >= 0:
             os.close(self._spare)
 
-    def _watch(self, listener: socket.socket) -> None:
-        listening = self._listeners.get(listener)
-        if listening is not None:
+    def _go_on(self, listener: socket.socket, listening: Listening) -> None:
+        if listener in self._listeners:
             listening.resting = False
-            self._loop.watch(listener.fileno(), lambda _events: self._accept(listener, listening))
+            self._loop.change(listener.fileno(), READABLE)
 
     def _accept(self, listener: socket.socket, listening: Listening) -> None:
         if listening.resting or listener not in self._listeners:
@@ -94,8 +94,10 @@ class Acceptor:
             self._closer.close(listener.accept()[0])
         except OSError:
             listening.resting = True
-            self._loop.unwatch(listener.fileno())
-            self._loop.call_later(SECONDS_WITHOUT_DESCRIPTORS, lambda: self._watch(listener))
+            self._loop.change(listener.fileno(), 0)  # which, unlike a new watch, cannot fail
+            self._loop.call_later(
+                SECONDS_WITHOUT_DESCRIPTORS, lambda: self._go_on(listener, listening)
+            )
         self._spare = _spare_descriptor()
 
 

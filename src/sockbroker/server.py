@@ -217,9 +217,12 @@ class Server:
         conversation = connection.conversation
         if not connection.begun:
             connection.begun = True
-            self._loop.watch(
-                connection.socket.fileno(), lambda events: self._ready(connection, events)
-            )
+            descriptor = connection.socket.fileno()
+            try:
+                self._loop.watch(descriptor, lambda events: self._ready(connection, events))
+            except OSError:  # epoll_ctl(2): no memory, or more watched than the kernel lets anybody
+                self._close(connection)
+                return
             if not self._receive(connection):  # most peers have sent their call by now
                 return
         try:
