@@ -303,11 +303,10 @@ class Server:
         return None
 
     def _expire(self) -> None:
-        now = time.monotonic()
-        while self._armed:
-            connection = next(iter(self._armed))
-            if connection.deadline is not None and connection.deadline > now:
-                return
+        """Close who is late; not who only seems so because we are (SIGSTOP, a crowd)."""
+        seen = self._loop.looked
+        late = itertools.takewhile(lambda each: (each.deadline or 0.0) <= seen, self._armed)
+        for connection in [each for each in late if not each.queued]:
             self._close(connection)
 
     def _refuse(self, connection: Connection, violation: ProtocolError) -> None:

@@ -52,6 +52,8 @@ class Loop:
             end.setblocking(False)
         self._signals: dict[int, Callable[[], None]] = {}
         self._running = True
+        self.looked = 0.0
+        """When the last look at the kernel began: what had come by then has been seen."""
         self.watch(self._wake_read.fileno(), self._woken)
 
     # Descriptors.  Closing one takes it out of the epoll set by itself, as long as it has no
@@ -129,6 +131,7 @@ class Loop:
         callbacks = self._callbacks
         busy = False
         while self._running:
+            self.looked = time.monotonic()
             # Looked up before any of them runs: a callback may close a descriptor, and the next
             # one get its number.
             ready = [
