@@ -12,7 +12,6 @@ exception is `Stopped`, after the reason for it was reported.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from sockbroker.core.policy import BEGINNING, Position, Problems
@@ -94,7 +93,8 @@ def decode(data: bytes, problems: Problems) -> str | None:
         return None
     if _UNSEEN.search(text) is None:
         return text
-    for number, line_text in enumerate(StringIO(text, newline="\n"), 1):
+    *lines, last = text.split("\n")
+    for number, line_text in enumerate([*(f"{line}\n" for line in lines), last], 1):
         if (match := _UNSEEN.search(line_text)) is not None:
             position = Position(number, match.start() + 1)
             message = f"character U+{ord(match.group()[0]):04X} cannot be seen; remove it"
