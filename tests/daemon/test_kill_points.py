@@ -150,7 +150,8 @@ def killed_while_serving(
             assert subject.ask("Request")
             assert subject.ask("Release") == {}
             eventually("deleted", lambda: gone(subject))
-        threads = sorted(int(thread) for thread in set(os.listdir(tasks)) - before)
+        # In the order in which they began, which is the kernel's; their numbers start over.
+        threads = [int(thread) for thread in os.listdir(tasks) if thread not in before]
         prepare(subject)
         return subject.running().pid if worker is None else threads[worker]
 
