@@ -1,0 +1,252 @@
+"""What the fuzzers try: for each target a function that takes any bytes and holds a promise.
+
+A target returns for whatever it was given; AssertionError, or any other exception, is a find.  The
+same functions run under atheris (`campaign.py`) and on what was found before (`test_fuzzing.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import policy_target
+from policy_target import policy
+from seeds import unfolded
+
+from sockbroker.connection import decode_reply as decode_reply_for_client
+from sockbroker.core.decision import Allowed, decide
+from sockbroker.core.idl import LARGEST_INT, SMALLEST_INT
+from sockbroker.core.peer import Peer
+from sockbroker.core.service import STANDARD, Answer, Conversation, Failure, Reply, Series
+from sockbroker.core.varlink import (
+    MESSAGE_LIMIT,
+    Call,
+    Inbox,
+    ProtocolError,
+    decode_call,
+    decode_reply,
+    encode_call,
+    encode_error,
+    encode_reply,
+)
+from sockbroker.errors import Error
+from sockbroker.failures import denied, whom
+from sockbroker.interfaces import INTERFACE, definition, service
+from sockbroker.session import Session
+
+LONGEST_BY_BYTE = 1024
+"""Bytes of the longest input that is fed byte by byte, so that most inputs take little time."""
+
+LONGEST_REPLY = 2048
+"""Bytes of a reply that a peer can have made, of the largest call; the definitions apart."""
+
+USER, ALLOWED = 1001, {"open": {1001}, "listed": {1001}, "others": set(), "denied": set()}
+"""Who asks in the fuzzers, and what the policy below gives him, said in another way."""
+
+_POLICY = b"""
+uid_range: [1000, 60000]
+apps:
+  open: {allow: {everyone: true}}
+  listed: {allow: {users: ["1000-1002"]}}
+  others: {allow: {users: [1002], groups: [5000]}}
+  denied: {allow: {everyone: true}, deny: {users: [1001]}}
+"""
+_IN_FORCE = policy_target.resolved(_POLICY)
+_DEFINITIONS = {name: definition(name) for name in (STANDARD, INTERFACE)}
+_METHODS = [
+    f"{name}.{method}" for name, interface in _DEFINITIONS.items() for method in interface.methods
+]
+
+
+# The codec.
+
+
+def codec(data: bytes) -> None:
+    """Messages and the answers to them are the same however the bytes come, and each is sound."""
+    data = unfolded(data, LONGEST_BY_BYTE)
+    small = len(data) <= LONGEST_BY_BYTE
+    cuts = [_pieces(data, size) for size in (len(data), *((1, 7) if small else (97, 4096)))]
+    for limit in (64, MESSAGE_LIMIT):
+        whole, *others = (_messages(pieces, limit) for pieces in cuts)
+        assert all(whole == other for other in others), (limit, whole, others)
+    whole_answer, *other_answers = (_conversed(pieces) for pieces in cuts)
+    assert all(whole_answer == other for other in other_answers), (whole_answer, other_answers)
+    for message in {*data[:MESSAGE_LIMIT].split(b"\0")[:20], data[:MESSAGE_LIMIT]}:
+        _call_is_sound(message)
+        _reply_is_sound(message)
+
+
+def _pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), max(size, 1))]
+
+
+def _messages(pieces: list[bytes], limit: int) -> tuple[list[bytes], str | int]:
+    """The messages that are cut out of the pieces, and the refusal or what is left begun."""
+    inbox = Inbox(limit=limit)
+    taken: list[bytes] = []
+    try:
+        for piece in pieces:
+            inbox.feed(piece)
+            while (message := inbox.next()) is not None:
+                taken.append(message)
+    except ProtocolError as refusal:
+        return taken, _told(refusal)
+    assert inbox.partial == bool(inbox.size)
+    return taken, inbox.size
+
+
+def _conversed(pieces: list[bytes]) -> tuple[bytes, str]:
+    """What is answered to the pieces, and the refusal that it ends with."""
+    conversation = Conversation(_SERVICE, _session(operator=False))
+    sent = b""
+    try:
+        for piece in pieces:
+            conversation.receive(piece)
+            while (turn := conversation.turn()) is not None:
+                sent += turn
+    except ProtocolError as refusal:
+        return sent, _told(refusal)
+    return sent, ""
+
+
+def _told(refusal: ProtocolError) -> str:
+    text = str(refusal)
+    assert text.isascii(), text
+    assert text.isprintable(), text
+    assert 0 < len(text) < 200, text
+    return text
+
+
+def _call_is_sound(message: bytes) -> None:
+    """What is read as a call is what json reads, and is read as the same once it is written."""
+    try:
+        call = decode_call(message)
+    except ProtocolError as refusal:
+        _told(refusal)
+        return
+    plain = json.loads(message)
+    assert call.method == plain["method"]
+    assert dict(call.parameters) == (plain.get("parameters") or {})
+    if not call.upgrade and "null" not in message.decode():
+        written = encode_call(call.method, call.parameters, more=call.more, oneway=call.oneway)
+        assert decode_call(written[:-1]) == call
+
+
+def _reply_is_sound(message: bytes) -> None:
+    """The same for replies; and the client, which is less strict, fails in its own ways only."""
+    try:
+        decode_reply_for_client(message)
+    except Error:
+        pass
+    try:
+        reply = decode_reply(message)
+    except ProtocolError as refusal:
+        _told(refusal)
+        return
+    if "null" in message.decode():
+        return
+    if reply.error is None:
+        written = encode_reply(reply.parameters, continues=reply.continues)
+    else:
+        written = encode_error(reply.error, reply.parameters)
+    assert decode_reply(written[:-1]) == reply
+
+
+# The parameters of calls.
+
+
+def parameters(data: bytes) -> None:
+    """Whatever JSON a call carries, the answer is a decision or one of the documented errors."""
+    if not data:
+        return
+    operator, method = data[0] >= 128, _METHODS[data[0] % len(_METHODS)]
+    flag = b',"more":true' if data[0] & 64 else b""
+    message = b'{"method":"%s"%s,"parameters":%s}' % (method.encode(), flag, data[1:])
+    conversation = Conversation(_SERVICE, _session(operator=operator))
+    answers = []
+    for _ in range(2):  # the second time it may be remembered
+        try:
+            conversation.receive(message.replace(b"\0", b" ") + b"\0")
+            answers.append(b"".join(iter(conversation.turn, None)))
+        except ProtocolError as refusal:
+            _told(refusal)
+            conversation = Conversation(_SERVICE, _session(operator=operator))
+            answers.append(b"")
+    assert answers[0] == answers[1]
+    for reply in answers[0].split(b"\0")[:-1]:
+        _documented(reply, message)
+
+
+def _documented(reply: bytes, message: bytes) -> None:
+    """The reply has the fields that the interface gives it, or an error that it documents."""
+    call = decode_call(message.replace(b"\0", b" "))
+    read = decode_reply(reply)
+    interface, _, name = call.method.rpartition(".")
+    if read.error is not None:
+        home, _, error = read.error.rpartition(".")
+        assert _DEFINITIONS[home].errors[error].check(read.parameters) is None, reply
+    elif interface in _DEFINITIONS:
+        signature = _DEFINITIONS[interface].methods[name]
+        assert signature.reply.check(read.parameters) is None, reply
+        _fits(call)
+    assert name == "GetInterfaceDescription" or len(reply) <= LONGEST_REPLY, len(reply)
+
+
+def _fits(call: Call) -> None:
+    """No call gets a reply unless its parameters are of their types, said without the checker."""
+    given = {name: value for name, value in call.parameters.items() if value is not None}
+    assert call.parameters.keys() <= {"app", "uid", "force", "interface"}, call
+    assert type(given.get("app", "")) is str, call
+    assert type(given.get("force", True)) is bool, call
+    assert type(given.get("interface", "")) is str, call
+    uid = given.get("uid", 0)
+    assert type(uid) is int, call
+    assert SMALLEST_INT <= uid <= LARGEST_INT, call
+
+
+def _session(*, operator: bool) -> Session:
+    return Session(Peer(uid=USER, gid=USER, pid=7, groups=frozenset()), operator)
+
+
+def _decided(session: Session, call: Call) -> Answer:
+    """Explain, as the broker decides: by the same functions, in the same order."""
+    app = call.parameters["app"]
+    uid = whom(session, app, call.parameters.get("uid"))
+    if isinstance(uid, Failure):
+        return uid
+    peer = Peer(uid=uid, gid=uid, pid=7, groups=frozenset())
+    decision = decide(_IN_FORCE, str(app), peer)
+    allowed = isinstance(decision, Allowed)
+    if uid == USER:
+        assert allowed == (USER in ALLOWED.get(str(app), set())), (app, decision)
+    if not allowed:
+        return denied(str(app), session.peer.uid)
+    name = call.method.rpartition(".")[2]
+    if name == "Request":
+        return Reply({"path": f"/run/{app}/{uid}", "outcome": "created"})
+    if name == "Release":
+        return Reply()
+    return Reply({"decision": "allow", "reason": str(decision.rule)})
+
+
+def _listed(session: Session, call: Call) -> Answer:
+    """A series of one, for whoever is allowed."""
+    answer = _decided(session, call) if "app" in call.parameters else denied("", USER)
+    if not isinstance(answer, Reply):
+        return answer
+    return Series(_directories(str(call.parameters["app"])))
+
+
+def _directories(app: str) -> Iterator[dict[str, object]]:
+    path = f"/run/{app}/{USER}"
+    directory = {"app": app, "uid": USER, "gid": USER, "path": path, "mode": "0700", "state": "ok"}
+    yield {"directory": directory}
+
+
+_SERVICE = service({"Request": _decided, "Release": _decided, "Explain": _decided, "List": _listed})
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "codec": codec,
+    "parameters": parameters,
+    "policy": policy,
+}
