@@ -178,6 +178,17 @@ def test_exit_status_of_refusals(reply: bytes, expected: int) -> None:
 
 
 @needs_root
+def test_an_empty_name() -> None:
+    """What is wrong can be read, as of a variable that is not set."""
+    answer = always(error("InvalidApp", app="", reason="no name"))
+    assert answered(answer, "request", "") == (
+        1,
+        "",
+        "sockbrokerctl: an empty word is not a name that an app can have: no name\n",
+    )
+
+
+@needs_root
 def test_nobody_there() -> None:
     """Without a broker it is 69, with what to do about it, for users and for root."""
 

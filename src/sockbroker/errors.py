@@ -58,9 +58,8 @@ class InvalidApp(Error):
     """Not a name that an app can have."""
 
     def __init__(self, app: str, reason: str) -> None:
-        super().__init__(
-            f"{escape(app[:64], word=True)} is not a name that an app can have: {legible(reason)}"
-        )
+        shown = escape(app[:64], word=True) or "an empty word"
+        super().__init__(f"{shown} is not a name that an app can have: {legible(reason)}")
         self.app = app
         self.reason = reason
 
