@@ -99,7 +99,10 @@ class Server:
         session = Session(peer, operator)
         connection = Connection(connected, session, self._service, clean=clean)
         connection.conversation.on_ready = lambda: self._queue(connection)
-        self._accounts.setdefault(connection.account, {})[connection] = None
+        # To the end: of uids with as many, who was last seen longest ago loses a place first.
+        account = self._accounts.pop(connection.account, {})
+        account[connection] = None
+        self._accounts[connection.account] = account
         self._count += 1
         self.accepted += 1
         self._arm(connection)
