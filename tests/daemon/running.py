@@ -286,7 +286,10 @@ def tree(base: Path = RUN) -> dict[str, tuple[int, int, str]]:
             continue
         found[folder.name] = state(folder)
         for entry in sorted(folder.iterdir()):
-            found[f"{folder.name}/{entry.name}"] = state(entry)
+            try:
+                found[f"{folder.name}/{entry.name}"] = state(entry)
+            except FileNotFoundError:
+                continue  # what is being deleted went meanwhile
     return found
 
 
