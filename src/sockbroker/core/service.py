@@ -52,6 +52,13 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoded:
+    """The one reply to a call as `encode_reply` wrote it, for what is answered again and again."""
+
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The error that a call ends with, by its full name."""
 
@@ -89,7 +96,7 @@ class Deferred:
                 self._wake()
 
 
-Answer: TypeAlias = Reply | Failure | Series | Deferred
+Answer: TypeAlias = Encoded | Reply | Failure | Series | Deferred
 Handler: TypeAlias = Callable[[C, Call], Answer]
 
 
@@ -225,6 +232,9 @@ def _standard_failure(error: str, **names: str) -> Failure:
     return Failure(f"{STANDARD}.{error}", {key: name[:ECHOED] for key, name in names.items()})
 
 
+_NO_CALL = Call("")
+
+
 class Conversation(Generic[C]):
     """One connection's calls and answers, in order; whoever owns the socket carries the bytes."""
 
@@ -245,7 +255,7 @@ class Conversation(Generic[C]):
         """Called when a deferred answer has come, so that there is a turn to take."""
         self._service = service
         self._inbox = Inbox()
-        self._call = Call("")  # the one that runs, while one of the next two is set
+        self._call = _NO_CALL  # the one that runs, while one of the next two is set
         self._deferred: Deferred | None = None
         self._replies: Iterator[Mapping[str, object] | None] | None = None
         # The newest reply of a series, held back until it is known whether it is the last.
@@ -272,6 +282,11 @@ class Conversation(Generic[C]):
     def partial(self) -> bool:
         """Whether a message has begun and not ended."""
         return self._inbox.partial
+
+    @property
+    def unserved(self) -> int:
+        """How many bytes wait to be served, or for the end of their message."""
+        return self._inbox.size
 
     @property
     def idle(self) -> bool:
@@ -301,14 +316,14 @@ class Conversation(Generic[C]):
         message = self._inbox.next()
         if message is None:
             return None
-        prepared = self._service.prepare(message)
-        if isinstance(prepared.action, Failure):
-            return self._send(prepared.call, prepared.action)
+        call, action = self._service.prepare(message)
+        if isinstance(action, Failure):
+            return self._send(call, action)
         try:
-            answer = prepared.action(self.context, prepared.call)
+            answer = action(self.context, call)
         except Failed as failed:
             answer = failed.failure
-        return self._send(prepared.call, answer)
+        return self._send(call, answer)
 
     def close(self) -> None:
         """Forget everything: the peer is gone, so nobody waits for what still runs."""
@@ -325,6 +340,8 @@ class Conversation(Generic[C]):
 
     def _send(self, call: Call, answer: Answer) -> bytes:
         match answer:
+            case Encoded(message):
+                return b"" if call.oneway else message
             case Reply(parameters):
                 # Even an error is not sent to who wants no reply: he takes the next message for
                 # the answer to his next call.
