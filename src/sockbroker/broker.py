@@ -6,11 +6,11 @@ policy decides as well, with the groups that the user database knows.
 
 from __future__ import annotations
 
-from sockbroker.core.decision import Refused, decide
+from sockbroker.core.decision import Allowed, Refused, decide
 from sockbroker.core.peer import Peer
 from sockbroker.core.rules import NO_GROUP
-from sockbroker.core.service import Answer, Deferred, Failure, Reply
-from sockbroker.core.varlink import Call
+from sockbroker.core.service import Answer, Deferred, Encoded, Failure, Reply
+from sockbroker.core.varlink import Call, encode_reply
 from sockbroker.failures import failure, whom
 from sockbroker.folders import Folders
 from sockbroker.generation import Generation
@@ -18,9 +18,17 @@ from sockbroker.interfaces import Handlers
 from sockbroker.kernel import accounts
 from sockbroker.kernel.app_folder import Wanted
 from sockbroker.kernel.obstacles import LimitReached, Obstructed
+from sockbroker.kernel.snapshot import Snapshot
 from sockbroker.kernel.worker import Outcome, Worker
 from sockbroker.record import Record
 from sockbroker.session import Session
+
+REMEMBERED = 1024
+"""Grants that are remembered, each about a kilobyte: who comes again has only his directory looked
+at.  A refusal is not, or those who are refused would push out those who are not."""
+
+MOST_GROUPS_REMEMBERED = 64
+"""Of a grant; a user can give himself a thousand, in ever new sets."""
 
 MOST_ASKING = 4
 """Requests of operators for others that wait for the user database at a time, each up to 5 s."""
@@ -37,6 +45,8 @@ class Broker:
         self._look_ups = look_ups
         self._record = record
         self._asking = 0
+        self._policy = generation.policy
+        self._grants: dict[tuple[object, int, int, frozenset[int] | None], Grant] = {}
 
     def handlers(self) -> Handlers:
         """Return the methods that this answers."""
@@ -44,13 +54,18 @@ class Broker:
 
     def _request(self, session: Session, call: Call) -> Answer:
         self._record.counters["requests"] += 1
-        app = call.parameters["app"]
-        uid = whom(session, app, call.parameters.get("uid"))
+        peer, parameters = session.peer, call.parameters
+        app, uid = parameters["app"], parameters.get("uid")
+        if uid is None:  # as usual, and perhaps as before
+            grant = self._remembered(app, peer)
+            if grant is not None and grant.holds():
+                return self._existing(grant)
+        uid = whom(session, app, uid)
         if isinstance(uid, Failure):
             return uid
-        if uid == session.peer.uid:
-            return self._grant(str(app), session.peer, session.peer)
-        return self._grant_other(str(app), uid, session.peer)
+        if uid == peer.uid:
+            return self._grant(str(app), peer, peer)
+        return self._grant_other(str(app), uid, peer)
 
     def _grant_other(self, app: str, uid: int, operator: Peer) -> Answer:
         """Grant what an operator asks for another uid, by the policy and the database's groups."""
@@ -77,20 +92,62 @@ class Broker:
 
     def _grant(self, app: str, peer: Peer, caller: Peer) -> Answer:
         """Decide for `peer`, and act; the record names the caller, who may be an operator."""
-        decision = decide(self._generation.policy, app, peer)
-        if isinstance(decision, Refused):
-            return self._record.deny(app, caller, decision, uid=peer.uid)
-        wanted = Wanted(mode=decision.app.mode, gid=decision.app.gid)
-        new_gid = peer.gid if wanted.gid is None else wanted.gid
-        path = f"{self._folders.base.path}/{app}/{peer.uid}"
+        grant = self._remembered(app, peer)
+        if grant is None:
+            decision = decide(self._generation.policy, app, peer)
+            if isinstance(decision, Refused):
+                return self._record.deny(app, caller, decision, uid=peer.uid)
+            grant = Grant(decision, f"{self._folders.base.path}/{app}/{peer.uid}")
+            self._remember(app, peer, grant)
         try:
-            outcome = self._folders.of(decision.app).ensure(
-                peer.uid, wanted, new_gid=new_gid, limit=decision.app.max_directories
+            folder = self._folders.of(grant.app)
+            snapshot = self._folders.snapshot(grant.app, folder, peer.uid)
+            outcome = folder.ensure(
+                peer.uid, grant.wanted, new_gid=peer.gid, limit=grant.app.max_directories
             )
         except (Obstructed, LimitReached, OSError) as error:
-            return self._record.fail("request", app, caller, error, path)
-        if outcome == "existing":
-            self._record.counters["existing"] += 1
-        else:
-            self._record.change(outcome, app, caller, path=path, rule=str(decision.rule))
-        return Reply({"path": path, "outcome": outcome})
+            return self._record.fail("request", app, caller, error, grant.path)
+        if outcome != "existing":
+            self._record.change(outcome, app, caller, path=grant.path, rule=str(grant.rule))
+            return Reply({"path": grant.path, "outcome": outcome})
+        if snapshot.settled and snapshot.holds():  # it is as it was before it was found to be right
+            grant.snapshot = snapshot
+        return self._existing(grant)
+
+    def _existing(self, grant: Grant) -> Answer:
+        self._record.counters["existing"] += 1
+        return grant.existing
+
+    def _remembered(self, app: object, peer: Peer) -> Grant | None:
+        """Return what the policy in force has granted to the same credentials before."""
+        policy = self._generation.policy
+        if policy is not self._policy:
+            self._policy = policy
+            self._grants.clear()
+        if peer.pid <= 0:  # of which each decision has to make sure
+            return None
+        return self._grants.get((app, peer.uid, peer.gid, peer.groups))
+
+    def _remember(self, app: str, peer: Peer, grant: Grant) -> None:
+        if peer.groups is None or len(peer.groups) > MOST_GROUPS_REMEMBERED:
+            return
+        if len(self._grants) >= REMEMBERED:
+            del self._grants[next(iter(self._grants))]  # the oldest
+        self._grants[(app, peer.uid, peer.gid, peer.groups)] = grant
+
+
+class Grant:
+    """What a policy lets a uid with certain groups have of an app."""
+
+    __slots__ = ("app", "existing", "path", "rule", "snapshot", "wanted")
+
+    def __init__(self, decision: Allowed, path: str) -> None:
+        self.app, self.rule = decision
+        self.wanted = Wanted(mode=self.app.mode, gid=self.app.gid)
+        self.path = path
+        self.existing = Encoded(encode_reply({"path": path, "outcome": "existing"}))
+        self.snapshot: Snapshot | None = None
+
+    def holds(self) -> bool:
+        """Tell whether the directory was right once and has not changed since."""
+        return self.snapshot is not None and self.snapshot.holds()

@@ -10,6 +10,7 @@ from collections.abc import Container
 
 from sockbroker.core.policy import App
 from sockbroker.kernel.directories import Base, Folder, Parent
+from sockbroker.kernel.snapshot import Snapshot
 
 MOST_OPEN = 1024
 """Descriptors of folders; a policy may have tens of thousands of apps."""
@@ -44,6 +45,11 @@ class Folders:
         """Return the same, opened anew, for the caller to close: what lasts may outlive ours."""
         wanted = Parent(mode=app.parent_mode, gid=app.parent_gid)
         return self.base.folder(app.name, wanted, adopt=app.adopt)
+
+    def snapshot(self, app: App, folder: Folder, uid: int) -> Snapshot:
+        """Remember how the directory of a uid is now; good as long as the policy is."""
+        parent = Parent(mode=app.parent_mode, gid=app.parent_gid)
+        return Snapshot(self.base.fileno(), folder, parent, uid)
 
     def keep(self, apps: Container[str]) -> None:
         """Close the folders of apps that are none any more."""

@@ -4,11 +4,10 @@ A `Peer` is made once for each connection, from the credentials of its socket, a
 anything in a message. What it may have is decided in `decision`.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class Peer(NamedTuple):
     """One process at the other end of a connection, as it was when it connected."""
 
     uid: int

@@ -15,9 +15,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from sockbroker.core.names import is_app_name
 from sockbroker.kernel.app_folder import (
@@ -84,8 +83,7 @@ class BaseLocked(Exception):
     """Another broker serves this base."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parent:
+class Parent(NamedTuple):
     """How an app's folder shall be; it is root's."""
 
     mode: int
@@ -104,6 +102,10 @@ class Base:
     def open(cls, path: str) -> Self:
         """Open the base; DirectoryError unless root alone decides what is at this path."""
         return cls(open_root_path(path), "/" + path.strip("/"))
+
+    def fileno(self) -> int:
+        """Return the O_PATH descriptor of the base, which stays this object's."""
+        return self._descriptor
 
     def close(self) -> None:
         """Close the descriptor and give up the lock; a second time does nothing."""

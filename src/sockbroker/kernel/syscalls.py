@@ -10,8 +10,8 @@ This module imports nothing of the package, so that everything may use it.
 
 import ctypes
 import os
-from dataclasses import dataclass
-from typing import Final
+import struct
+from typing import Final, NamedTuple, Self
 
 # include/uapi/linux/fcntl.h
 AT_FDCWD: Final = -100
@@ -50,49 +50,19 @@ class _OpenHow(ctypes.Structure):
     )
 
 
-class _StatxTimestamp(ctypes.Structure):
-    """struct statx_timestamp, include/uapi/linux/stat.h."""
+_STATX = struct.Struct("<8x Q 3I H 2x Q 16x Q 32x q I 28x 2I 112x")
+"""struct statx, include/uapi/linux/stat.h: those of its 256 bytes that `Status` has."""
 
-    _fields_ = (
-        ("tv_sec", ctypes.c_int64),
-        ("tv_nsec", ctypes.c_uint32),
-        ("reserved", ctypes.c_int32),
-    )
+_OWNER_AND_MODE = struct.Struct("2I H")
 
+OWNER_AND_MODE: Final = slice(20, 30)
+"""Where in struct statx uid, gid and mode are, side by side."""
 
-class _Statx(ctypes.Structure):
-    """struct statx, include/uapi/linux/stat.h; 256 bytes, the last ones for what may come."""
-
-    _fields_ = (
-        ("stx_mask", ctypes.c_uint32),
-        ("stx_blksize", ctypes.c_uint32),
-        ("stx_attributes", ctypes.c_uint64),
-        ("stx_nlink", ctypes.c_uint32),
-        ("stx_uid", ctypes.c_uint32),
-        ("stx_gid", ctypes.c_uint32),
-        ("stx_mode", ctypes.c_uint16),
-        ("spare0", ctypes.c_uint16),
-        ("stx_ino", ctypes.c_uint64),
-        ("stx_size", ctypes.c_uint64),
-        ("stx_blocks", ctypes.c_uint64),
-        ("stx_attributes_mask", ctypes.c_uint64),
-        ("stx_times", _StatxTimestamp * 4),
-        ("stx_rdev_major", ctypes.c_uint32),
-        ("stx_rdev_minor", ctypes.c_uint32),
-        ("stx_dev_major", ctypes.c_uint32),
-        ("stx_dev_minor", ctypes.c_uint32),
-        ("spare2", ctypes.c_uint64 * 14),
-    )
-
+_Buffer = ctypes.c_char * _STATX.size
 
 _libc.syscall.restype = ctypes.c_long
-_libc.statx.argtypes = (
-    ctypes.c_int,
-    ctypes.c_char_p,
-    ctypes.c_int,
-    ctypes.c_uint,
-    ctypes.POINTER(_Statx),
-)
+# Without argtypes, which would convert each argument twice; a C int holds all that statx() takes.
+_statx = _libc.statx
 _libc.renameat2.argtypes = (
     ctypes.c_int,
     ctypes.c_char_p,
@@ -102,20 +72,38 @@ _libc.renameat2.argtypes = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What statx(2) told; everything but `mount_root` is 0 where it was not asked for.
+class Status(NamedTuple):
+    """What statx(2) told; 0 where it was not asked for."""
 
-    `mount_root` is None on kernels before 5.8, which do not tell.
-    """
-
-    mode: int
+    attributes: int
+    links: int
     uid: int
     gid: int
-    links: int
-    device: int
+    mode: int
     inode: int
-    mount_root: bool | None
+    known_attributes: int
+    changed: int
+    """ctime, in seconds since the epoch, and the nanoseconds of it."""
+    changed_nanoseconds: int
+    device_major: int
+    device_minor: int
+
+    @classmethod
+    def of(cls, raw: bytes) -> Self:
+        """Read what `raw_statx` returned."""
+        return cls._make(_STATX.unpack(raw))
+
+    @property
+    def device(self) -> int:
+        """The device in one number, as os.stat has it."""
+        return os.makedev(self.device_major, self.device_minor)
+
+    @property
+    def mount_root(self) -> bool | None:
+        """Whether something is mounted here; None before Linux 5.8, which does not tell."""
+        if not self.known_attributes & STATX_ATTR_MOUNT_ROOT:
+            return None
+        return bool(self.attributes & STATX_ATTR_MOUNT_ROOT)
 
 
 def openat2(name: str | bytes, flags: int, *, dir_fd: int, resolve: int, mode: int = 0) -> int:
@@ -140,22 +128,25 @@ def openat2(name: str | bytes, flags: int, *, dir_fd: int, resolve: int, mode: i
 
 def statx(name: str | bytes, *, dir_fd: int, flags: int, mask: int) -> Status:
     """Look at `name` below `dir_fd`, or with AT_EMPTY_PATH and "" at what `dir_fd` refers to."""
-    buffer = _Statx()
+    buffer = _Buffer()
     encoded = _encoded(name)
-    if _libc.statx(dir_fd, encoded, flags, mask, ctypes.byref(buffer)):
+    if _statx(dir_fd, encoded, flags, mask, buffer):
         raise _failure(encoded)
-    mount_root = None
-    if buffer.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT:
-        mount_root = bool(buffer.stx_attributes & STATX_ATTR_MOUNT_ROOT)
-    return Status(
-        mode=buffer.stx_mode,
-        uid=buffer.stx_uid,
-        gid=buffer.stx_gid,
-        links=buffer.stx_nlink,
-        device=os.makedev(buffer.stx_dev_major, buffer.stx_dev_minor),
-        inode=buffer.stx_ino,
-        mount_root=mount_root,
-    )
+    return Status._make(_STATX.unpack(buffer))
+
+
+def raw_statx(name: bytes, dir_fd: int, flags: int) -> bytes:
+    """Return struct statx as the kernel fills it, for comparing; b"" instead of any error.
+
+    The quick form of `statx`, for what is looked at at every request; `name` is without a NUL.
+    """
+    buffer = _Buffer()
+    return b"" if _statx(dir_fd, name, flags, STATX_BASIC_STATS, buffer) else buffer.raw
+
+
+def pack_owner_and_mode(uid: int, gid: int, mode: int) -> bytes:
+    """Return what `raw_statx(...)[OWNER_AND_MODE]` is for a file with these."""
+    return _OWNER_AND_MODE.pack(uid, gid, mode)
 
 
 def renameat2(
