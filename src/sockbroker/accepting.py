@@ -10,20 +10,25 @@ import errno
 import os
 import socket
 import time
+from _socket import socket as Socket
 from collections.abc import Callable
 
 from sockbroker.closing import Closer
-from sockbroker.kernel.listeners import refuse_descriptors
+from sockbroker.kernel.listeners import accept, refuse_descriptors
 from sockbroker.kernel.loop import READABLE, Loop
 from sockbroker.session import Listening
 
 SECONDS_OF_ACCEPTING = 0.004
 """At once, before those are served who are in."""
 
+TAKEN_ALONE = 16
+"""Where a queue held one peer only, so many more are taken one by one: to see that it is empty
+costs as much as a call.  A crowd is met half a millisecond later."""
+
 SECONDS_WITHOUT_DESCRIPTORS = 0.1
 """Pause of accepting when the system has no descriptor left and no idle peer could be dropped."""
 
-Welcome = Callable[[socket.socket, Listening], None]
+Welcome = Callable[[Socket, Listening], None]
 
 
 class Acceptor:
@@ -54,6 +59,7 @@ class Acceptor:
     def accept_all(self) -> None:
         """Look at every queue: where much else happens, the loop may not have come to it."""
         for listener, listening in list(self._listeners.items()):
+            listening.alone = 0
             self._accept(listener, listening)
 
     def close(self) -> None:
@@ -68,12 +74,14 @@ class Acceptor:
     def _accept(self, listener: socket.socket, listening: Listening) -> None:
         if listening.resting or listener not in self._listeners:
             return
+        taken = 0
         end = time.monotonic() + SECONDS_OF_ACCEPTING
         while time.monotonic() < end:
             try:
-                connected, _address = listener.accept()
+                connected = accept(listener)
             except BlockingIOError:
                 listening.caught_up = True
+                listening.alone = TAKEN_ALONE if taken <= 1 else 0
                 return
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:
@@ -83,6 +91,10 @@ class Acceptor:
             if listening.refuses and not listening.caught_up:
                 refuse_descriptors(connected)
             self._welcome(connected, listening)
+            taken += 1
+            if listening.alone:
+                listening.alone -= 1
+                return
 
     def _without_descriptors(self, listener: socket.socket, listening: Listening) -> None:
         """Make room, or turn the peer away, or wait."""
@@ -91,7 +103,7 @@ class Acceptor:
         if self._spare >= 0:
             os.close(self._spare)
         try:
-            self._closer.close(listener.accept()[0])
+            self._closer.close(accept(listener))
         except OSError:
             listening.resting = True
             self._loop.change(listener.fileno(), 0)  # which, unlike a new watch, cannot fail

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from _socket import socket as Socket
 from collections import deque
 
 from sockbroker.kernel.worker import Worker
@@ -35,7 +36,7 @@ class DescriptorsSent(Exception):
     """The peer has sent descriptors, which are still where he sent them."""
 
 
-def receive(connection: socket.socket) -> bytes:
+def receive(connection: Socket) -> bytes:
     """Return what has arrived, or b"" at the end; DescriptorsSent instead of any descriptor.
 
     BlockingIOError where there is nothing, OSError where the connection is lost.
@@ -55,9 +56,9 @@ class Closer:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._waiting: deque[socket.socket] = deque()
+        self._waiting: deque[Socket] = deque()
 
-    def close(self, connection: socket.socket) -> None:
+    def close(self, connection: Socket) -> None:
         """Close a connection, which is the closer's from here on."""
         try:
             connection.shutdown(socket.SHUT_RDWR)  # nothing more arrives
@@ -79,7 +80,7 @@ class Closer:
             time.sleep(SECONDS_BETWEEN_CHILDREN)
 
 
-def _close_by_child(batch: list[socket.socket]) -> None:
+def _close_by_child(batch: list[Socket]) -> None:
     """Have a child of this process be the last one that has these open, and end it."""
     try:
         child = os.fork()

@@ -2,9 +2,7 @@
 
 It knows sockets and conversations, and nothing of directories or policies.  What a peer controls
 here is when it connects, what and how slowly it sends and reads, and when it goes; none of that may
-cost another uid more than a short turn.  So calls are served in turn by account (a uid, or the
-operators together), one at a time; nobody who is alone waits, and a crowd from one account only
-delays itself.
+cost another uid more than a short turn: see `shares`.
 """
 
 from __future__ import annotations
@@ -12,8 +10,9 @@ from __future__ import annotations
 import itertools
 import socket
 import time
-from collections import deque
+from _socket import socket as Socket
 from collections.abc import Callable
+from functools import partial
 
 from sockbroker.accepting import Acceptor
 from sockbroker.closing import RECEIVED_AT_ONCE, Closer, DescriptorsSent, receive
@@ -22,15 +21,14 @@ from sockbroker.core.service import Service
 from sockbroker.core.varlink import ProtocolError
 from sockbroker.kernel.loop import ENDED, READABLE, WRITABLE, Loop
 from sockbroker.kernel.peercred import peer_of
-from sockbroker.session import OPERATORS, Connection, Listening, Session
+from sockbroker.session import Connection, Listening, Session
+from sockbroker.shares import Shares
 
 CALLS_A_ROUND = 32
 """Calls between two looks at the kernel: about 2 ms, which a newcomer waits at most."""
 
-LOOKED_AT_TO_DROP = 64
-"""Connections of one account among which an idle one is searched when places have run out."""
-
-# A number: to combine flags of an enumeration takes as long as a system call.
+# Numbers: to combine flags of an enumeration takes as long as a system call.
+RECEIVING = int(socket.MSG_DONTWAIT)
 SENDING = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 SECONDS_A_ROUND = 0.002
@@ -61,18 +59,15 @@ class Server:
         self._fault = fault
         self._violation = violation
         self._acceptor = Acceptor(loop, closer, welcome=self._welcome, make_room=self._make_room)
-        # Each account's connections, the longest idle first.
-        self._accounts: dict[int, dict[Connection, None]] = {}
-        self._count = 0
+        self._shares = Shares()
         # Deadlines are all the same time ahead, so the order of arming is the order of expiry.
         self._armed: dict[Connection, None] = {}
-        self._turns: dict[int, deque[Connection]] = {}
         self.accepted = 0
         self.dropped = 0
 
     @property
     def connections(self) -> int:
-        return self._count
+        return self._shares.connections
 
     def listen(self, listener: socket.socket, *, operator: bool) -> None:
         """Serve a listening socket, which stays the caller's to close; it must not block."""
@@ -83,8 +78,7 @@ class Server:
 
     # Accepting.
 
-    def _welcome(self, connected: socket.socket, listening: Listening) -> None:
-        clean = listening.refuses and listening.caught_up
+    def _welcome(self, connected: Socket, listening: Listening) -> None:
         try:
             peer = peer_of(connected)
         except OSError:
@@ -94,33 +88,24 @@ class Server:
         if operator and peer.uid != 0:  # the socket's mode says so too; it may have been passed on
             self._closer.close(connected)
             return
-        if self._count >= self._most:
+        if self._shares.connections >= self._most:
             self._make_room()
-        session = Session(peer, operator)
-        connection = Connection(connected, session, self._service, clean=clean)
-        connection.conversation.on_ready = lambda: self._queue(connection)
-        # To the end: of uids with as many, who was last seen longest ago loses a place first.
-        account = self._accounts.pop(connection.account, {})
-        account[connection] = None
-        self._accounts[connection.account] = account
-        self._count += 1
+        clean = listening.refuses and listening.caught_up
+        connection = Connection(connected, Session(peer, operator), self._service, clean=clean)
+        self._shares.enter(connection)
         self.accepted += 1
-        self._arm(connection)
-        self._queue(connection)
+        if listening.alone and not self._shares.waiting:
+            self._serve(connection)
+        else:
+            self._shares.queue(connection)
 
     def _make_room(self) -> bool:
-        """Drop the longest idle connection of the account with most, or else its oldest."""
-        if not self._accounts:
+        """Drop a connection of the account with most; say whether there was one."""
+        connection = self._shares.crowd()
+        if connection is None:
             return False
-        # Operators come last: no crowd may put them out.
-        crowd = max(self._accounts.items(), key=lambda item: (item[0] != OPERATORS, len(item[1])))[
-            1
-        ]
-        # The longest idle are first; where all of many are busy, looking on is not worth the time.
-        oldest = itertools.islice(crowd, LOOKED_AT_TO_DROP)
-        idle = (each for each in oldest if each.begun and each.conversation.idle)
         self.dropped += 1
-        self._close(next(idle, None) or next(iter(crowd)))
+        self._close(connection)
         return True
 
     # Receiving.
@@ -128,13 +113,16 @@ class Server:
     def _ready(self, connection: Connection, events: int) -> None:
         if connection.closed:
             return  # by an earlier event of the same look at the kernel
-        if events & WRITABLE and connection.outgoing:
-            self._send(connection, b"")
-        elif events & READABLE and not connection.paused:
+        if events & READABLE and not connection.paused:
             if connection.queued:  # it sends faster than its turns come
                 self._pause(connection)
             elif self._receive(connection):
-                self._queue(connection)
+                if self._loop.alone and not self._shares.waiting:
+                    self._serve(connection)
+                elif self._weigh(connection):
+                    self._shares.queue(connection)
+        elif events & WRITABLE and connection.outgoing:
+            self._send(connection, b"")
         elif events & ENDED:
             if connection.queued:  # what it sent before it went is done still
                 connection.ending = True
@@ -145,7 +133,7 @@ class Server:
         """Take what the peer has sent; say whether there may be something to serve now."""
         try:
             if connection.clean:
-                received = connection.socket.recv(RECEIVED_AT_ONCE, socket.MSG_DONTWAIT)
+                received = connection.socket.recv(RECEIVED_AT_ONCE, RECEIVING)
             else:
                 received = receive(connection.socket)
         except BlockingIOError:
@@ -178,56 +166,45 @@ class Server:
     def _pause(self, connection: Connection) -> None:
         if not connection.paused:
             connection.paused = True
-            self._loop.change(connection.socket.fileno(), 0)
+            self._loop.change(connection.descriptor, 0)
 
     def _resume(self, connection: Connection) -> None:
         if connection.paused and not connection.ending:
             connection.paused = False
-            self._loop.change(connection.socket.fileno(), READABLE)
+            self._loop.change(connection.descriptor, READABLE)
+
+    def _weigh(self, connection: Connection) -> bool:
+        """Count what waits in a connection; close it, and say False, if that is too much."""
+        waiting = connection.conversation.unserved + len(connection.outgoing)
+        if waiting == connection.bytes or self._shares.weigh(connection, waiting):
+            return True
+        self._refuse(connection, ProtocolError("more calls and replies waiting than its share"))
+        return False
 
     # Serving in turn.
-
-    def _queue(self, connection: Connection) -> None:
-        """Give the connection its account's next turn; also called when a deferred answer came."""
-        if not connection.queued and not connection.closed:
-            connection.queued = True
-            self._turns.setdefault(connection.account, deque()).append(connection)
 
     def between(self) -> bool:
         """Serve a round of calls and close what is late; say whether more calls wait."""
         end = time.monotonic() + SECONDS_A_ROUND
         for _ in range(CALLS_A_ROUND):
-            if not self._turns or time.monotonic() >= end:
+            connection = self._shares.next()
+            if connection is None:
                 break
-            account = OPERATORS if OPERATORS in self._turns else next(iter(self._turns))
-            waiting = self._turns.pop(account)
-            while len(waiting) > 1 and waiting[0].closed:
-                waiting.popleft()  # the oldest of a crowd, which have made room
-            connection = waiting.popleft()
-            if waiting:
-                self._turns[account] = waiting  # behind all others
-            connection.queued = False
-            if not connection.closed and not connection.outgoing:
+            if not connection.outgoing:
                 self._serve(connection)
+            if time.monotonic() >= end:
+                break
         if self._armed:
             self._expire()
-        if not self._turns:
+        if not self._shares.waiting:
             return False
         self._acceptor.accept_all()
         return True
 
     def _serve(self, connection: Connection) -> None:
+        if not connection.begun and not self._begin(connection):
+            return
         conversation = connection.conversation
-        if not connection.begun:
-            connection.begun = True
-            descriptor = connection.socket.fileno()
-            try:
-                self._loop.watch(descriptor, lambda events: self._ready(connection, events))
-            except OSError:  # epoll_ctl(2): no memory, or more watched than the kernel lets anybody
-                self._close(connection)
-                return
-            if not self._receive(connection):  # most peers have sent their call by now
-                return
         try:
             sent = conversation.turn()
         except ProtocolError as violation:
@@ -240,32 +217,50 @@ class Server:
         if sent is None:
             self._rest(connection)
             return
-        account = self._accounts[connection.account]
-        account[connection] = account.pop(connection)  # no longer the longest idle
-        self._disarm(connection)
+        self._shares.served(connection)
+        if connection.deadline is not None:
+            self._disarm(connection)
         if sent:
             self._send(connection, sent)
         if connection.closed or connection.outgoing:
             return
         if conversation.ready:
-            self._queue(connection)
-        else:
+            self._shares.queue(connection)
+        elif not conversation.idle or connection.paused or connection.ending or connection.bytes:
             self._rest(connection)
+
+    def _begin(self, connection: Connection) -> bool:
+        """Watch a connection from its first turn on; say whether it has sent something by then."""
+        connection.begun = True
+        try:
+            self._loop.watch(connection.descriptor, partial(self._ready, connection))
+        except OSError:  # epoll_ctl(2): no memory, or more watched than the kernel lets anybody
+            self._close(connection)
+            return False
+        if self._receive(connection):  # most peers have sent their call by now
+            return True
+        if not connection.closed:
+            self._arm(connection)
+        return False
 
     def _rest(self, connection: Connection) -> None:
         """Nothing to serve now: wait for the peer, or let it go."""
         conversation = connection.conversation
         if conversation.waiting:
+            conversation.on_ready = partial(self._shares.queue, connection)
             self._pause(connection)
         elif connection.ending:
             self._close(connection)
         else:
-            self._resume(connection)
+            if connection.paused:
+                self._resume(connection)
             if conversation.partial and connection.deadline is None:
                 self._arm(connection)
+            self._weigh(connection)
 
     def _send(self, connection: Connection, data: bytes) -> None:
-        data = connection.outgoing + data
+        if connection.outgoing:
+            data = connection.outgoing + data
         try:
             sent = connection.socket.send(data, SENDING)
         except BlockingIOError:
@@ -273,19 +268,19 @@ class Server:
         except OSError:
             self._close(connection)  # the peer is gone
             return
-        left = data[sent:]
-        if left:
+        if sent < len(data):
             if not connection.outgoing:
                 # Nothing more is read or served until the peer takes what it asked for, in time.
                 connection.paused = True
-                self._loop.change(connection.socket.fileno(), WRITABLE)
+                self._loop.change(connection.descriptor, WRITABLE)
                 self._arm(connection)
-            connection.outgoing = left
+            connection.outgoing = data[sent:]
+            self._weigh(connection)
         elif connection.outgoing:
             connection.outgoing = b""
             self._disarm(connection)
-            self._loop.change(connection.socket.fileno(), 0)
-            self._queue(connection)
+            self._loop.change(connection.descriptor, 0)
+            self._shares.queue(connection)
 
     # Deadlines and ends.
 
@@ -320,37 +315,31 @@ class Server:
         if connection.closed:
             return
         connection.closed = True
-        descriptor = connection.socket.fileno()
-        self._disarm(connection)
+        if connection.deadline is not None:
+            self._disarm(connection)
         connection.conversation.close()
         if unread and not connection.clean:
-            self._loop.unwatch(descriptor)
+            self._loop.unwatch(connection.descriptor)
             self._closer.close(connection.socket)
         else:
-            self._loop.forget(descriptor)
+            self._loop.forget(connection.descriptor)
             connection.socket.close()
-        account = self._accounts[connection.account]
-        del account[connection]
-        if not account:
-            del self._accounts[connection.account]
-        self._count -= 1
+        self._shares.leave(connection)
 
     def drain(self, *, unheard_too: bool) -> bool:
         """Close every connection that has nothing running; say whether any is left.
 
         Who has not spoken yet keeps his connection unless `unheard_too`: his call is on its way.
         """
-        for account in list(self._accounts.values()):
-            for connection in list(account):
-                conversation = connection.conversation
-                running = connection.queued or connection.outgoing or not conversation.idle
-                if not running and (connection.heard or unheard_too):
-                    self._close(connection)
-        return self._count > 0
+        for connection in self._shares.all():
+            conversation = connection.conversation
+            running = connection.queued or connection.outgoing or not conversation.idle
+            if not running and (connection.heard or unheard_too):
+                self._close(connection)
+        return self._shares.connections > 0
 
     def close(self) -> None:
         """Close every connection."""
-        for account in list(self._accounts.values()):
-            for connection in list(account):
-                self._close(connection)
+        for connection in self._shares.all():
+            self._close(connection)
         self._acceptor.close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import socket
+from _socket import socket as Socket
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sockbroker.core.peer import Peer
 from sockbroker.core.service import Conversation, Service
@@ -12,17 +13,11 @@ OPERATORS = -1
 """The account of all operators; every other account is a uid."""
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """What a handler may know about who calls: the kernel's word, and the socket it came by."""
 
     peer: Peer
     operator: bool
-
-    @property
-    def account(self) -> int:
-        """Return whom turns and places are counted for."""
-        return OPERATORS if self.operator else self.peer.uid
 
 
 @dataclass(slots=True)
@@ -32,6 +27,7 @@ class Listening:
     operator: bool
     refuses: bool  # descriptors, at the sender
     caught_up: bool = False  # all have been accepted who connected before it refused them
+    alone: int = 0  # so many of the next are taken without a look at who else is there
     resting: bool = False  # for want of descriptors
 
 
@@ -41,10 +37,12 @@ class Connection:
     __slots__ = (
         "account",
         "begun",
+        "bytes",
         "clean",
         "closed",
         "conversation",
         "deadline",
+        "descriptor",
         "ending",
         "heard",
         "outgoing",
@@ -55,19 +53,16 @@ class Connection:
     )
 
     def __init__(
-        self,
-        connected: socket.socket,
-        session: Session,
-        service: Service[Session],
-        *,
-        clean: bool,
+        self, connected: Socket, session: Session, service: Service[Session], *, clean: bool
     ) -> None:
         self.socket = connected
+        self.descriptor = connected.fileno()
         self.clean = clean  # the peer never could send descriptors: closing takes no time
         self.session = session
-        self.account = session.account
+        self.account = OPERATORS if session.operator else session.peer.uid
         self.conversation = Conversation(service, session)
         self.outgoing = b""
+        self.bytes = 0  # that wait in it, as they were last weighed
         self.deadline: float | None = None
         self.begun = False  # it has had its first turn, and is watched from then on
         self.heard = False  # it has sent something

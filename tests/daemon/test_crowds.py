@@ -241,3 +241,32 @@ def test_a_flood_of_calls_does_not_delay_others(daemon: Daemon) -> None:
     assert sorted(waits)[len(waits) // 2] < 0.5, waits
     for peer in flooding:
         peer.result()
+
+
+def test_bytes_of_one_uid(world: World) -> None:
+    """What one uid has begun to say takes 4 MiB, whoever has connected; others are served.
+
+    Seen to fail with `Shares.weigh` always true.
+    """
+    daemon = world.start(POLICY)
+    user_asks(BOB, "Request", app="demo")
+    resident = daemon.resident()
+    begun = Crowd(600, saying=REQUEST[:-1] + b" " * 16_000)
+    eventually("complete", begun.complete)
+    eventually("cut off", lambda: connections() <= 4 * 1024 * 1024 // 16_000 + 2)
+    assert connections() > 64
+    assert daemon.resident() - resident < 32 * 1024
+    assert granted(user_asks(BOB, "Request", app="demo"))[1] == "existing"
+    refused = daemon.log("protocol violation")
+    assert {line["uid"] for line in refused} == {MALLORY}
+    assert "share" in refused[0]["why"]
+    begun.leave()
+    eventually("closed", lambda: connections() == 1)
+    assert daemon.log("fault") == []
+    daemon.end()
+
+
+def connections() -> int:
+    counters = operator_asks("Status")["parameters"]["counters"]
+    assert isinstance(counters["connections"], int)
+    return counters["connections"]

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import stat
+from _socket import socket as Socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -79,7 +80,16 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
-def refuse_descriptors(endpoint: socket.socket) -> bool:
+def accept(listener: Socket) -> Socket:
+    """Accept a connection, for the caller to close; OSError as accept(2) has it.
+
+    socket.accept() makes enumerations of numbers for longer than the system call takes.
+    """
+    descriptor, _address = listener._accept()  # type: ignore[attr-defined]  # typeshed lacks it
+    return Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+
+
+def refuse_descriptors(endpoint: Socket) -> bool:
     """Have the kernel refuse descriptors at the sender, where it can (Linux 6.16); say if so.
 
     It is for what is sent from now on; on a listening socket, for who connects from now on.

@@ -54,6 +54,8 @@ class Loop:
         self._running = True
         self.looked = 0.0
         """When the last look at the kernel began: what had come by then has been seen."""
+        self.alone = False
+        """Whether that look found one descriptor only."""
         self.watch(self._wake_read.fileno(), self._woken)
 
     # Descriptors.  Closing one takes it out of the epoll set by itself, as long as it has no
@@ -140,6 +142,7 @@ class Loop:
                     0 if busy else self._patience(next_deadline()), EVENTS_A_TURN
                 )
             ]
+            self.alone = len(ready) == 1
             for callback, events in ready:
                 if callback is not None:
                     callback(events)

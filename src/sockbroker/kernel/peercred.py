@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
-import socket
 import struct
+from _socket import SO_PEERCRED, SOL_SOCKET
+from _socket import socket as Socket
 
 from sockbroker.core.peer import Peer
 
@@ -27,28 +28,24 @@ himself in a user namespace, and which would cost 4 MiB and 6 ms for each connec
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def credentials(connection: socket.socket) -> tuple[int, int, int]:
+def credentials(connection: Socket) -> tuple[int, int, int]:
     """Return (pid, uid, gid) of the peer of `connection`; for a client, of who called listen()."""
-    pid, uid, gid = _UCRED.unpack(
-        connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    )
+    pid, uid, gid = _UCRED.unpack(connection.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED.size))
     return pid, uid, gid
 
 
-def peer_of(connection: socket.socket) -> Peer:
+def peer_of(connection: Socket) -> Peer:
     """Return the peer of a connection that was just accepted; OSError if the kernel won't say.
 
     Groups that cannot be read are None, which a policy takes for doubt, never for "no groups".
     """
-    pid, uid, gid = credentials(connection)
+    pid, uid, gid = _UCRED.unpack(connection.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED.size))
     try:
-        raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _SMALL)
+        raw: bytes | None = connection.getsockopt(SOL_SOCKET, SO_PEERGROUPS, _SMALL)
     except OSError as error:
-        many = _many_groups(connection.fileno()) if error.errno == errno.ERANGE else None
-        groups = None if many is None else _groups(many)
-    else:
-        groups = _groups(raw)
-    return Peer(uid=uid, gid=gid, pid=pid, groups=groups)
+        raw = _many_groups(connection.fileno()) if error.errno == errno.ERANGE else None
+
+    return Peer(uid, gid, pid, None if raw is None else _groups(raw))
 
 
 @functools.lru_cache(maxsize=256)
@@ -61,6 +58,6 @@ def _many_groups(descriptor: int) -> bytes | None:
     """Read a group list that does not fit into what Python's getsockopt takes."""
     buffer = ctypes.create_string_buffer(MOST_GROUPS * 4)
     length = ctypes.c_uint32(len(buffer))
-    if _libc.getsockopt(descriptor, socket.SOL_SOCKET, SO_PEERGROUPS, buffer, ctypes.byref(length)):
+    if _libc.getsockopt(descriptor, SOL_SOCKET, SO_PEERGROUPS, buffer, ctypes.byref(length)):
         return None
     return buffer.raw[: length.value]

@@ -1,0 +1,131 @@
+"""What each account has of the server: connections, bytes that wait, and turns.
+
+An account is a uid, or the operators together.  Turns go around by account, one call at a time, so
+nobody who is alone waits, and a crowd from one account delays only itself; places and memory are
+taken from who has most.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+
+from sockbroker.core.varlink import MESSAGE_LIMIT
+from sockbroker.session import OPERATORS, Connection
+
+MOST_BYTES_OF_ONE = 4 * 1024 * 1024
+"""Of calls and replies that wait in all connections of an account."""
+
+MOST_BYTES = 64 * 1024 * 1024
+"""Of all accounts together; beyond it a connection may have one message waiting, but no more."""
+
+LOOKED_AT_TO_DROP = 64
+"""Connections of one account among which an idle one is searched when places have run out."""
+
+
+class Share:
+    """What one account has."""
+
+    __slots__ = ("bytes", "connections", "waiting")
+
+    def __init__(self) -> None:
+        self.connections: dict[Connection, None] = {}  # the longest idle first
+        self.waiting: deque[Connection] = deque()  # for a turn
+        self.bytes = 0
+
+
+class Shares:
+    """All accounts that have a connection."""
+
+    def __init__(self) -> None:
+        # Of accounts that have as many connections, who was last seen longest ago loses one first.
+        self._shares: dict[int, Share] = {}
+        self._turns: dict[int, Share] = {}
+        self._bytes = 0
+        self.connections = 0
+
+    def enter(self, connection: Connection) -> None:
+        """Count a new connection."""
+        account = connection.account
+        share = self._shares.pop(account, None) or Share()
+        self._shares[account] = share
+        share.connections[connection] = None
+        self.connections += 1
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection; a turn that it waits for is passed over."""
+        share = self._shares[connection.account]
+        del share.connections[connection]
+        share.bytes -= connection.bytes
+        self._bytes -= connection.bytes
+        if not share.connections:
+            del self._shares[connection.account]
+        self.connections -= 1
+
+    def served(self, connection: Connection) -> None:
+        """Note that a connection is no longer the longest idle of its account."""
+        connections = self._shares[connection.account].connections
+        connections[connection] = connections.pop(connection)
+
+    def weigh(self, connection: Connection, waiting: int) -> bool:
+        """Note how many bytes wait in a connection; say whether it may have as many."""
+        more = waiting - connection.bytes
+        connection.bytes = waiting
+        share = self._shares[connection.account]
+        share.bytes += more
+        self._bytes += more
+        if more <= 0:
+            return True
+        return share.bytes <= MOST_BYTES_OF_ONE and (
+            self._bytes <= MOST_BYTES or waiting <= MESSAGE_LIMIT
+        )
+
+    def crowd(self) -> Connection | None:
+        """Return the longest idle connection of the account with most, or else its oldest."""
+        if not self._shares:
+            return None
+        # Operators come last: no crowd may put them out.
+        _account, share = max(
+            self._shares.items(), key=lambda item: (item[0] != OPERATORS, len(item[1].connections))
+        )
+        # The longest idle are first; where all of many are busy, looking on is not worth the time.
+        oldest = itertools.islice(share.connections, LOOKED_AT_TO_DROP)
+        idle = (each for each in oldest if each.begun and each.conversation.idle)
+        return next(idle, None) or next(iter(share.connections))
+
+    def all(self) -> list[Connection]:
+        """Return every connection."""
+        return [each for share in self._shares.values() for each in share.connections]
+
+    # Turns.
+
+    def queue(self, connection: Connection) -> None:
+        """Give a connection its account's next turn, unless it waits for one."""
+        if not connection.queued and not connection.closed:
+            connection.queued = True
+            share = self._shares[connection.account]
+            share.waiting.append(connection)
+            self._turns[connection.account] = share  # where it was, if it waits already
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for a turn."""
+        return bool(self._turns)
+
+    def next(self) -> Connection | None:
+        """Take the connection whose turn it is; None if nobody waits.
+
+        Operators come first, then whichever account has waited longest.
+        """
+        while self._turns:
+            account = OPERATORS if OPERATORS in self._turns else next(iter(self._turns))
+            share = self._turns.pop(account)
+            waiting = share.waiting
+            while waiting:
+                connection = waiting.popleft()
+                connection.queued = False
+                if not connection.closed:
+                    if waiting:
+                        self._turns[account] = share  # behind all others
+                    return connection
+        return None
