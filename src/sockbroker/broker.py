@@ -99,23 +99,28 @@ class Broker:
                 return self._record.deny(app, caller, decision, uid=peer.uid)
             grant = Grant(decision, f"{self._folders.base.path}/{app}/{peer.uid}")
             self._remember(app, peer, grant)
+        snapshot = None
         try:
             folder = self._folders.of(grant.app)
-            snapshot = self._folders.snapshot(grant.app, folder, peer.uid)
+            if grant.used:  # a first time may be the only one
+                snapshot = self._folders.snapshot(grant.app, folder, peer.uid)
             outcome = folder.ensure(
                 peer.uid, grant.wanted, new_gid=peer.gid, limit=grant.app.max_directories
             )
         except (Obstructed, LimitReached, OSError) as error:
             return self._record.fail("request", app, caller, error, grant.path)
+        grant.used = True
         if outcome != "existing":
             self._record.change(outcome, app, caller, path=grant.path, rule=str(grant.rule))
             return Reply({"path": grant.path, "outcome": outcome})
-        if snapshot.settled and snapshot.holds():  # it is as it was before it was found to be right
-            grant.snapshot = snapshot
+        if snapshot is not None and snapshot.settled and snapshot.holds():
+            grant.snapshot = snapshot  # as it was before it was found to be right
         return self._existing(grant)
 
     def _existing(self, grant: Grant) -> Answer:
         self._record.counters["existing"] += 1
+        if grant.existing is None:
+            grant.existing = Encoded(encode_reply({"path": grant.path, "outcome": "existing"}))
         return grant.existing
 
     def _remembered(self, app: object, peer: Peer) -> Grant | None:
@@ -139,13 +144,14 @@ class Broker:
 class Grant:
     """What a policy lets a uid with certain groups have of an app."""
 
-    __slots__ = ("app", "existing", "path", "rule", "snapshot", "wanted")
+    __slots__ = ("app", "existing", "path", "rule", "snapshot", "used", "wanted")
 
     def __init__(self, decision: Allowed, path: str) -> None:
         self.app, self.rule = decision
         self.wanted = Wanted(mode=self.app.mode, gid=self.app.gid)
         self.path = path
-        self.existing = Encoded(encode_reply({"path": path, "outcome": "existing"}))
+        self.used = False
+        self.existing: Encoded | None = None  # the reply that says so
         self.snapshot: Snapshot | None = None
 
     def holds(self) -> bool:

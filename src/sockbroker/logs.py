@@ -11,6 +11,7 @@ says how many.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import select
@@ -133,14 +134,22 @@ def _with_level(_logger: Logger, method: str, event: Event) -> Event:
 
 
 def _with_time(_logger: Logger, _method: str, event: Event) -> Event:
-    event["time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    event["time"] = _shown(int(time.time()))
     return event
+
+
+@functools.lru_cache(maxsize=1)  # lines come in bursts
+def _shown(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
+
+
+_to_json = json.JSONEncoder(ensure_ascii=True, default=str).encode
 
 
 def _json_line(_logger: Logger, _method: str, event: Event) -> str:
     prefix = event.pop("_prefix", "")
     line = {"event": event.pop("event"), **event}
-    return f"{prefix}{json.dumps(line, ensure_ascii=True, default=str)}\n"
+    return f"{prefix}{_to_json(line)}\n"
 
 
 def _readable_line(_logger: Logger, _method: str, event: Event) -> str:

@@ -27,16 +27,23 @@ from sockbroker.kernel.entries import (
     Owned,
     bring,
     has_acl,
+    inherited_acls,
     look_at,
     not_a_directory,
     open_entry,
     open_list,
     remove_acls,
-    set_mode,
-    set_owner,
 )
 from sockbroker.kernel.obstacles import LimitReached, NoSuchDirectory, Obstructed
-from sockbroker.kernel.syscalls import RENAME_NOREPLACE, Status, renameat2
+from sockbroker.kernel.syscalls import (
+    AT_NO_AUTOMOUNT,
+    AT_STATX_DONT_SYNC,
+    AT_SYMLINK_NOFOLLOW,
+    RENAME_NOREPLACE,
+    Status,
+    raw_statx,
+    renameat2,
+)
 
 MARKER: Final = ".sockbroker"
 MOUNTED: Final = "something is mounted on it"
@@ -46,6 +53,8 @@ NOBODY: Final = 2**32 - 1  # (uid_t)-1: no uid and no gid
 _UID_AND_TAG: Final = r"(0|[1-9][0-9]{0,9})-[0-9a-f]{16}"
 _STAGED: Final = re.compile(r"\.new-" + _UID_AND_TAG)
 _REMOVED: Final = re.compile(r"\.old-" + _UID_AND_TAG)
+
+_BY_NAME: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
 
 # An owner who changes his directory in a loop can spoil a repair, but only his own, and not for
 # ever: after so many tries he is told that something is in the way.
@@ -156,15 +165,17 @@ class Folder:
         repair, with nothing wider than before.  FileNotFoundError: the folder itself is gone.
         """
         for _ in range(_ATTEMPTS):
+            there = raw_statx(b"%d" % uid, self._descriptor, _BY_NAME)
+            if not there and self.count() < limit:
+                gid = new_gid if wanted.gid is None else wanted.gid
+                if self._create(uid, wanted.mode, gid):
+                    return "created"
             try:
                 descriptor = open_entry(self._descriptor, str(uid))
             except FileNotFoundError:
                 if self.count() >= limit:
                     raise LimitReached("directories", limit) from None
-                gid = new_gid if wanted.gid is None else wanted.gid
-                if self._create(uid, wanted.mode, gid):
-                    return "created"
-                continue  # somebody made it meanwhile
+                continue  # it was removed meanwhile
             except OSError as error:
                 if error.errno == errno.EXDEV:
                     raise Obstructed(self.path_of(uid), MOUNTED) from None
@@ -252,15 +263,18 @@ class Folder:
         staged = f".new-{uid}-{_tag()}"
         os.mkdir(staged, 0o700, dir_fd=self._descriptor)
         try:
-            with Owned(open_entry(self._descriptor, staged)) as directory:
-                remove_acls(directory)  # inherited, where an administrator gave the folder one
-                set_mode(directory, mode)
-                set_owner(directory, uid, gid)
-                entry = _entry(directory, uid)
-            if entry.obstruction or (entry.mode, entry.gid, entry.acl) != (mode, gid, False):
+            # To be read, as nobody else has had it yet: what O_PATH opens can only be changed by
+            # way of /proc, which takes twice as long.
+            with Owned(open_list(self._descriptor, staged)) as directory:
+                if inherited_acls(directory):  # where an administrator gave the folder one
+                    remove_acls(directory)
+                os.fchmod(directory, mode)
+                os.fchown(directory, uid, gid)
+                made = os.fstat(directory)
+            if (made.st_mode, made.st_uid, made.st_gid) != (stat.S_IFDIR | mode, uid, gid):
                 raise Obstructed(
                     self.path_of(uid),
-                    f"came out as mode {entry.mode:04o} and group {entry.gid},"
+                    f"came out as mode {stat.S_IMODE(made.st_mode):04o} and group {made.st_gid},"
                     f" not {mode:04o} and {gid}",
                 )
             self._rename(staged, str(uid))

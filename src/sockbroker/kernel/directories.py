@@ -48,10 +48,9 @@ from sockbroker.kernel.syscalls import (
     AT_STATX_DONT_SYNC,
     AT_SYMLINK_NOFOLLOW,
     RENAME_NOREPLACE,
-    STATX_BASIC_STATS,
     Status,
+    raw_statx,
     renameat2,
-    statx,
 )
 
 __all__ = [
@@ -71,6 +70,7 @@ __all__ = [
     "Wanted",
 ]
 
+_BY_NAME: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
 _LOCK: Final = ".sockbroker.lock"
 _NEW: Final = ".sockbroker-new-"
 _OLD: Final = ".sockbroker-old-"
@@ -170,11 +170,10 @@ class Base:
         One call, made for each request.  ACLs are not looked at: only root can have given it one,
         one that lets others write shows in the group bits, and what is made in it gets none.
         """
-        flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
-        try:
-            status = statx(folder.app, dir_fd=self._descriptor, flags=flags, mask=STATX_BASIC_STATS)
-        except FileNotFoundError:
+        raw = raw_statx(folder.app.encode(), self._descriptor, _BY_NAME)
+        if not raw:
             return False
+        status = Status.of(raw)
         return (
             (status.device, status.inode) == folder.identity
             and not status.mount_root

@@ -31,7 +31,7 @@ from sockbroker.kernel.syscalls import (
 )
 
 # include/uapi/linux/xattr.h
-_POSIX_ACLS: Final = ("system.posix_acl_access", "system.posix_acl_default")
+_POSIX_ACLS: Final = frozenset({"system.posix_acl_access", "system.posix_acl_default"})
 
 # ENOSYS: Linux before 5.6, or systemd's RestrictSUIDSGID=; EPERM: a filter that forbids what it
 # does not know. openat2 itself has no EPERM for the flags used here.
@@ -102,13 +102,13 @@ def open_entry(folder: int, name: str) -> int:
     return descriptor
 
 
-def open_list(directory: int) -> int:
-    """Open the directory that an O_PATH descriptor refers to, to read its entries.
+def open_list(directory: int, name: str = ".") -> int:
+    """Open the directory that an O_PATH descriptor refers to, or one in it, to read its entries.
 
     A descriptor of its own each time: two readers of one would share its position.  The caller
     closes it.
     """
-    return os.open(".", _LIST, dir_fd=directory)
+    return os.open(name, _LIST, dir_fd=directory)
 
 
 def look_at(descriptor: int) -> Status:
@@ -136,6 +136,20 @@ def has_acl(directory: int) -> bool:
         else:
             return True
     return False
+
+
+def inherited_acls(new: int) -> bool:
+    """Tell whether a directory that was just made, and opened to be read, has come with an ACL.
+
+    One call for both, and no error where there is none; but an owner can make the list of his
+    attributes long.
+    """
+    try:
+        return not _POSIX_ACLS.isdisjoint(os.listxattr(new))
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return False
 
 
 def remove_acls(directory: int) -> None:

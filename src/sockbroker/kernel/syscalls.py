@@ -61,15 +61,9 @@ OWNER_AND_MODE: Final = slice(20, 30)
 _Buffer = ctypes.c_char * _STATX.size
 
 _libc.syscall.restype = ctypes.c_long
-# Without argtypes, which would convert each argument twice; a C int holds all that statx() takes.
+# Without argtypes, which would convert each argument twice; a C int holds all that these two take.
 _statx = _libc.statx
-_libc.renameat2.argtypes = (
-    ctypes.c_int,
-    ctypes.c_char_p,
-    ctypes.c_int,
-    ctypes.c_char_p,
-    ctypes.c_uint,
-)
+_renameat2 = _libc.renameat2
 
 
 class Status(NamedTuple):
@@ -154,7 +148,7 @@ def renameat2(
 ) -> None:
     """Rename; with RENAME_NOREPLACE FileExistsError instead of replacing what is at `new`."""
     encoded_old, encoded_new = _encoded(old), _encoded(new)
-    if _libc.renameat2(old_dir_fd, encoded_old, new_dir_fd, encoded_new, flags):
+    if _renameat2(old_dir_fd, encoded_old, new_dir_fd, encoded_new, flags):
         raise _failure(encoded_old, encoded_new)
 
 
