@@ -61,7 +61,7 @@ def test_turns_go_around(shares: Shares, enter: Enter) -> None:
         shares.queue(connection)
     assert [shares.next() for _ in range(6)] == [crowd[0], alone, *crowd[1:]]
     assert shares.next() is None
-    assert not shares.waiting
+    assert not shares.turns
 
 
 def test_operators_come_first(shares: Shares, enter: Enter) -> None:

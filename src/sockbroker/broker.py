@@ -58,7 +58,7 @@ class Broker:
         app, uid = parameters["app"], parameters.get("uid")
         if uid is None:  # as usual, and perhaps as before
             grant = self._remembered(app, peer)
-            if grant is not None and grant.holds():
+            if grant is not None and grant.snapshot is not None and grant.snapshot.holds():
                 return self._existing(grant)
         uid = whom(session, app, uid)
         if isinstance(uid, Failure):
@@ -153,7 +153,3 @@ class Grant:
         self.used = False
         self.existing: Encoded | None = None  # the reply that says so
         self.snapshot: Snapshot | None = None
-
-    def holds(self) -> bool:
-        """Tell whether the directory was right once and has not changed since."""
-        return self.snapshot is not None and self.snapshot.holds()

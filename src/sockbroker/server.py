@@ -94,7 +94,7 @@ class Server:
         connection = Connection(connected, Session(peer, operator), self._service, clean=clean)
         self._shares.enter(connection)
         self.accepted += 1
-        if listening.alone and not self._shares.waiting:
+        if listening.alone and not self._shares.turns:
             self._serve(connection)
         else:
             self._shares.queue(connection)
@@ -117,7 +117,7 @@ class Server:
             if connection.queued:  # it sends faster than its turns come
                 self._pause(connection)
             elif self._receive(connection):
-                if self._loop.alone and not self._shares.waiting:
+                if self._loop.alone and not self._shares.turns:
                     self._serve(connection)
                 elif self._weigh(connection):
                     self._shares.queue(connection)
@@ -185,18 +185,19 @@ class Server:
 
     def between(self) -> bool:
         """Serve a round of calls and close what is late; say whether more calls wait."""
-        end = time.monotonic() + SECONDS_A_ROUND
-        for _ in range(CALLS_A_ROUND):
-            connection = self._shares.next()
-            if connection is None:
-                break
-            if not connection.outgoing:
-                self._serve(connection)
-            if time.monotonic() >= end:
-                break
+        if self._shares.turns:
+            end = time.monotonic() + SECONDS_A_ROUND
+            for _ in range(CALLS_A_ROUND):
+                connection = self._shares.next()
+                if connection is None:
+                    break
+                if not connection.outgoing:
+                    self._serve(connection)
+                if time.monotonic() >= end:
+                    break
         if self._armed:
             self._expire()
-        if not self._shares.waiting:
+        if not self._shares.turns:
             return False
         self._acceptor.accept_all()
         return True
@@ -224,9 +225,11 @@ class Server:
             self._send(connection, sent)
         if connection.closed or connection.outgoing:
             return
+        if conversation.idle and not (connection.paused or connection.ending or connection.bytes):
+            return  # as nearly always
         if conversation.ready:
             self._shares.queue(connection)
-        elif not conversation.idle or connection.paused or connection.ending or connection.bytes:
+        else:
             self._rest(connection)
 
     def _begin(self, connection: Connection) -> bool:
@@ -317,7 +320,8 @@ class Server:
         connection.closed = True
         if connection.deadline is not None:
             self._disarm(connection)
-        connection.conversation.close()
+        if not connection.conversation.idle:
+            connection.conversation.close()
         if unread and not connection.clean:
             self._loop.unwatch(connection.descriptor)
             self._closer.close(connection.socket)

@@ -40,7 +40,8 @@ class Shares:
     def __init__(self) -> None:
         # Of accounts that have as many connections, who was last seen longest ago loses one first.
         self._shares: dict[int, Share] = {}
-        self._turns: dict[int, Share] = {}
+        self.turns: dict[int, Share] = {}
+        """Those that wait for a turn, in order."""
         self._bytes = 0
         self.connections = 0
 
@@ -105,27 +106,22 @@ class Shares:
             connection.queued = True
             share = self._shares[connection.account]
             share.waiting.append(connection)
-            self._turns[connection.account] = share  # where it was, if it waits already
-
-    @property
-    def waiting(self) -> bool:
-        """Whether somebody waits for a turn."""
-        return bool(self._turns)
+            self.turns[connection.account] = share  # where it was, if it waits already
 
     def next(self) -> Connection | None:
         """Take the connection whose turn it is; None if nobody waits.
 
         Operators come first, then whichever account has waited longest.
         """
-        while self._turns:
-            account = OPERATORS if OPERATORS in self._turns else next(iter(self._turns))
-            share = self._turns.pop(account)
+        while self.turns:
+            account = OPERATORS if OPERATORS in self.turns else next(iter(self.turns))
+            share = self.turns.pop(account)
             waiting = share.waiting
             while waiting:
                 connection = waiting.popleft()
                 connection.queued = False
                 if not connection.closed:
                     if waiting:
-                        self._turns[account] = share  # behind all others
+                        self.turns[account] = share  # behind all others
                     return connection
         return None

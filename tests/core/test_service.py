@@ -19,13 +19,20 @@ from sockbroker.core.service import (
     Binding,
     Conversation,
     Deferred,
+    Encoded,
     Failed,
     Failure,
     Reply,
     Series,
     Service,
 )
-from sockbroker.core.varlink import MESSAGE_LIMIT, Call, ProtocolError, encode_call
+from sockbroker.core.varlink import (
+    MESSAGE_LIMIT,
+    Call,
+    ProtocolError,
+    encode_call,
+    encode_reply,
+)
 
 # A busy machine is no counter-example.
 property_of_all = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -42,6 +49,7 @@ method Fail(raise: ?bool) -> ()
 method Count(to: int, then: ?string) -> (number: int)
 method Later() -> ()
 method Break() -> ()
+method Written() -> (text: string)
 method Missing() -> ()
 error Bad (why: ?string)
 """
@@ -102,6 +110,10 @@ def _break(_context: Context, _call: Call) -> Answer:
     raise ZeroDivisionError
 
 
+def _written(_context: Context, _call: Call) -> Answer:
+    return Encoded(encode_reply({"text": "as it is"}))
+
+
 def _service() -> Service[Context]:
     return Service(
         "The vendor",
@@ -117,6 +129,7 @@ def _service() -> Service[Context]:
                     "Count": _count,
                     "Later": _later,
                     "Break": _break,
+                    "Written": _written,
                 },
                 frozenset({"Count"}),
             ),
@@ -278,6 +291,8 @@ CASES = [
         encode_call("org.varlink.service.GetInterfaceDescription"),
         [_standard("InvalidParameter", parameter="interface")],
     ),
+    (_call("Written"), [{"parameters": {"text": "as it is"}}]),
+    (_call("Written", oneway=True), []),
 ]
 
 
@@ -378,6 +393,22 @@ def test_a_message_that_is_too_long_is_refused():
     conversation.receive(b"x" * (MESSAGE_LIMIT + 1) + b"\0")
     with pytest.raises(ProtocolError):
         conversation.turn()
+
+
+@pytest.mark.parametrize("pieces", [(ECHO,), (ECHO, ECHO), (ECHO[:-5], ECHO[-5:]), (ECHO + b"{",)])
+def test_what_waits_is_weighed(pieces):
+    """Every byte that was taken and not served counts, however it came, and none afterwards."""
+    conversation = _conversation()
+    taken = 0
+    for piece in pieces:
+        conversation.receive(piece)
+        taken += len(piece)
+        assert conversation.unserved == taken
+        assert not conversation.idle
+    served = b"".join(pieces).count(b"\0")
+    assert len(_turns(conversation)) == served
+    assert conversation.unserved == taken - served * len(ECHO)
+    assert conversation.idle == (conversation.unserved == 0)
 
 
 def test_calls_that_wait_take_bounded_memory():

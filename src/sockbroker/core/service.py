@@ -243,6 +243,7 @@ class Conversation(Generic[C]):
         "_deferred",
         "_held",
         "_inbox",
+        "_message",
         "_replies",
         "_service",
         "context",
@@ -254,7 +255,10 @@ class Conversation(Generic[C]):
         self.on_ready: Callable[[], None] | None = None
         """Called when a deferred answer has come, so that there is a turn to take."""
         self._service = service
-        self._inbox = Inbox()
+        # Nearly every message comes whole and by itself; what else comes needs an inbox, until that
+        # is empty again.
+        self._message: bytes | None = None
+        self._inbox: Inbox | None = None
         self._call = _NO_CALL  # the one that runs, while one of the next two is set
         self._deferred: Deferred | None = None
         self._replies: Iterator[Mapping[str, object] | None] | None = None
@@ -276,27 +280,45 @@ class Conversation(Generic[C]):
         """Whether there is a turn to take."""
         if self._deferred is not None:
             return self._deferred._answer is not None
-        return self._replies is not None or self._inbox.whole
+        if self._message is not None or self._replies is not None:
+            return True
+        return self._inbox is not None and self._inbox.whole
 
     @property
     def partial(self) -> bool:
         """Whether a message has begun and not ended."""
-        return self._inbox.partial
+        return self._inbox is not None and self._inbox.partial
 
     @property
     def unserved(self) -> int:
         """How many bytes wait to be served, or for the end of their message."""
-        return self._inbox.size
+        if self._message is not None:
+            return len(self._message) + 1
+        return 0 if self._inbox is None else self._inbox.size
 
     @property
     def idle(self) -> bool:
         """Whether nothing runs, waits to be served or has begun."""
-        return self._deferred is None and self._replies is None and not self._inbox.size
+        return (
+            self._message is None
+            and self._inbox is None
+            and self._deferred is None
+            and self._replies is None
+        )
 
     def receive(self, data: bytes) -> None:
         """Take what the peer sent; raises ProtocolError if that is too much."""
-        self._inbox.feed(data)
-        if self._inbox.size > BACKLOG_LIMIT:
+        inbox = self._inbox
+        if inbox is None:
+            if self._message is None and 0 <= data.find(b"\0") == len(data) - 1 <= MESSAGE_LIMIT:
+                self._message = data[:-1]
+                return
+            inbox = self._inbox = Inbox()
+            if self._message is not None:
+                inbox.feed(self._message + b"\0")
+                self._message = None
+        inbox.feed(data)
+        if inbox.size > BACKLOG_LIMIT:
             raise ProtocolError(f"more than {BACKLOG_LIMIT} bytes of calls that wait")
 
     def turn(self) -> bytes | None:
@@ -313,9 +335,11 @@ class Conversation(Generic[C]):
                 return None
             self._deferred = None
             return self._send(self._call, answer)
-        message = self._inbox.next()
+        message, self._message = self._message, None
         if message is None:
-            return None
+            message = self._next()
+            if message is None:
+                return None
         call, action = self._service.prepare(message)
         if isinstance(action, Failure):
             return self._send(call, action)
@@ -324,6 +348,15 @@ class Conversation(Generic[C]):
         except Failed as failed:
             answer = failed.failure
         return self._send(call, answer)
+
+    def _next(self) -> bytes | None:
+        """Take the oldest whole message out of the inbox, and let an empty one go."""
+        if self._inbox is None:
+            return None
+        message = self._inbox.next()
+        if not self._inbox.size and not self._inbox.whole:
+            self._inbox = None
+        return message
 
     def close(self) -> None:
         """Forget everything: the peer is gone, so nobody waits for what still runs."""
@@ -335,7 +368,7 @@ class Conversation(Generic[C]):
             close = getattr(replies, "close", None)  # a generator has one
             if close is not None:
                 close()
-        self._inbox = Inbox()
+        self._message = self._inbox = None
         self.on_ready = None
 
     def _send(self, call: Call, answer: Answer) -> bytes:

@@ -70,12 +70,10 @@ class ReplyMessage(namedtuple("ReplyMessage", "parameters error continues")):
 class Inbox:
     """The bytes that a peer sent and nobody took yet, cut into messages."""
 
-    __slots__ = ("_broken", "_buffer", "_limit", "_only", "_tail")
+    __slots__ = ("_broken", "_buffer", "_limit", "_tail")
 
     def __init__(self, *, limit: int = MESSAGE_LIMIT) -> None:
         self._limit = limit
-        # The usual case: one message, that came whole and by itself; then the rest is empty.
-        self._only: bytes | None = None
         self._buffer = bytearray()
         self._tail = 0  # bytes after the last NUL; knowing it, no byte is searched twice
         self._broken = False  # what follows the whole messages is too long, and not kept
@@ -87,12 +85,6 @@ class Inbox:
         gets does not depend on how much was received at a time.
         """
         if self._broken:
-            return
-        if self._only is not None:
-            self._buffer += self._only + b"\0"
-            self._only = None
-        elif not self._buffer and 0 <= data.find(b"\0") == len(data) - 1 <= self._limit:
-            self._only = data[:-1]
             return
         newest = data.rfind(b"\0")
         tail = self._tail + len(data) if newest < 0 else len(data) - newest - 1
@@ -109,9 +101,6 @@ class Inbox:
 
     def next(self) -> bytes | None:
         """Take the oldest whole message, less its NUL; raises ProtocolError if it is too long."""
-        if self._only is not None:
-            message, self._only = self._only, None
-            return message
         if not self.whole:
             return None
         if self._tail == len(self._buffer):
@@ -126,7 +115,7 @@ class Inbox:
     @property
     def whole(self) -> bool:
         """Whether there is a message to take, or one that is too long to refuse."""
-        return self._only is not None or self._tail < len(self._buffer) or self._broken
+        return self._tail < len(self._buffer) or self._broken
 
     @property
     def partial(self) -> bool:
@@ -136,7 +125,7 @@ class Inbox:
     @property
     def size(self) -> int:
         """How many bytes wait."""
-        return len(self._buffer) if self._only is None else len(self._only) + 1
+        return len(self._buffer)
 
     def _too_long(self) -> ProtocolError:
         return ProtocolError(f"a message longer than {self._limit} bytes")
