@@ -58,8 +58,10 @@ class Broker:
         app, uid = parameters["app"], parameters.get("uid")
         if uid is None:  # as usual, and perhaps as before
             grant = self._remembered(app, peer)
-            if grant is not None and grant.snapshot is not None and grant.snapshot.holds():
-                return self._existing(grant)
+            if grant is not None:
+                if grant.snapshot is not None and grant.snapshot.holds():
+                    return self._existing(grant)
+                return self._use(grant, peer, peer)
         uid = whom(session, app, uid)
         if isinstance(uid, Failure):
             return uid
@@ -92,14 +94,16 @@ class Broker:
 
     def _grant(self, app: str, peer: Peer, caller: Peer) -> Answer:
         """Decide for `peer`, and act; the record names the caller, who may be an operator."""
-        grant = self._remembered(app, peer)
-        if grant is None:
-            decision = decide(self._generation.policy, app, peer)
-            if isinstance(decision, Refused):
-                return self._record.deny(app, caller, decision, uid=peer.uid)
-            grant = Grant(decision, f"{self._folders.base.path}/{app}/{peer.uid}")
-            self._remember(app, peer, grant)
-        snapshot = None
+        decision = decide(self._generation.policy, app, peer)
+        if isinstance(decision, Refused):
+            return self._record.deny(app, caller, decision, uid=peer.uid)
+        grant = Grant(decision, f"{self._folders.base.path}/{app}/{peer.uid}")
+        self._remember(app, peer, grant)
+        return self._use(grant, peer, caller)
+
+    def _use(self, grant: Grant, peer: Peer, caller: Peer) -> Answer:
+        """Make or repair the directory."""
+        app, snapshot = grant.app.name, None
         try:
             folder = self._folders.of(grant.app)
             if grant.used:  # a first time may be the only one

@@ -102,8 +102,7 @@ def _logger(output: Output, *processors: Any) -> Logger:
         processors=[_with_exception, *processors],
         wrapper_class=structlog.make_filtering_bound_logger(20),
         context_class=dict,
-        cache_logger_on_first_use=True,
-    )
+    ).bind()  # now, and not again for each line
 
 
 # Processors: from an event to one line.

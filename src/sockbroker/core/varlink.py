@@ -133,23 +133,21 @@ class Inbox:
 
 def decode_call(message: bytes) -> Call:
     """Read a call; raises ProtocolError for anything that UAPI.20 does not call one."""
-    method: object = None
-    parameters: object = None
-    flags = {"oneway": False, "more": False, "upgrade": False}
-    for name, value in _decode(message).items():
-        if name == "method":
-            method = value
-        elif name == "parameters":
-            parameters = value
-        elif name in flags:
-            flags[name] = _flag(name, value)
-        else:
+    members = _decode(message)
+    method = members.pop("method", None)
+    parameters = members.pop("parameters", None)
+    oneway = more = upgrade = False
+    if members:  # unusual
+        oneway = _flag("oneway", members.pop("oneway", False))
+        more = _flag("more", members.pop("more", False))
+        upgrade = _flag("upgrade", members.pop("upgrade", False))
+        for name in members:
             _extension(name)
     if type(method) is not str:
         raise ProtocolError("a call without a method")
-    if sum(flags.values()) > 1:
+    if oneway + more + upgrade > 1:
         raise ProtocolError("more than one of oneway, more and upgrade")
-    return Call(method, MappingProxyType(_parameters(parameters)), **flags)
+    return Call._make((method, MappingProxyType(_parameters(parameters)), oneway, more, upgrade))
 
 
 def decode_reply(message: bytes) -> ReplyMessage:
