@@ -101,7 +101,7 @@ def test_a_second_crowd_costs_no_more_memory(world: World) -> None:
     user_asks(BOB, "Request", app="demo")
     descriptors = daemon.descriptors()
     sizes = []
-    for _ in range(4):
+    for _ in range(10):
         speaking = Crowd(1000, saying=REQUEST)
         eventually("complete", speaking.complete)
         speaking.leave()

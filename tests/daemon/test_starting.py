@@ -184,6 +184,13 @@ def a_mount(path: Path) -> None:
     mount("tmpfs", path, "tmpfs")
 
 
+def a_mount_of_its_owner(path: Path) -> None:
+    """The same, with nothing else wrong with it."""
+    a_mount(path)
+    os.chown(path, int(path.name), -1)
+    path.chmod(0o700)
+
+
 def foreign(path: Path) -> None:
     """A directory of another user."""
     path.mkdir(mode=0o711)
@@ -286,7 +293,7 @@ def test_what_is_in_the_way_of_a_directory_is_not_touched(world: World) -> None:
     """What has a directory's name and is none of that uid's is refused, reported and left alone."""
     world.start(POLICY).kill()
     shutil.rmtree(RUN / f"boot/{ALICE}")
-    kinds = {ALICE: a_link, 2000: a_file, 2001: a_fifo, 2002: a_mount, 2003: foreign}
+    kinds = {ALICE: a_link, 2000: a_file, 2001: a_fifo, 2002: a_mount_of_its_owner, 2003: foreign}
     for uid, make in kinds.items():
         path = RUN / f"boot/{uid}"
         if path.exists():
@@ -400,7 +407,7 @@ def test_an_older_kernel(world: World) -> None:
     (RUN / f"demo/{ALICE}").chmod(0o777)
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "repaired"
     foreign(RUN / f"demo/{BOB}")
-    a_mount(RUN / f"demo/{CAROL}")
+    a_mount_of_its_owner(RUN / f"demo/{CAROL}")
     assert refused(user_asks(BOB, "Request", app="demo")) == OBSTRUCTED
     assert refused(user_asks(CAROL, "Request", app="demo")) == OBSTRUCTED
     assert refused(user_asks(BOB, "Request", app="own")) == OBSTRUCTED
