@@ -161,7 +161,10 @@ def test_the_program_gets_sockets() -> None:
 
 
 def test_what_is_inherited() -> None:
-    """The first three, the sockets, the mark above them, what the caller passes; no directory."""
+    """The first three, the sockets, the mark above them, what the caller passes; no directory.
+
+    Taken out: `_keep_directories`; then directories are.
+    """
 
     def act() -> None:
         low = [os.open(place, os.O_RDONLY) for place in ("/", "/dev/null", "/usr")]

@@ -56,7 +56,10 @@ def status_of(number: int) -> dict[str, str]:
 
 
 def test_it_answers_when_the_command_returns(world: World) -> None:
-    """0 means that calls are answered, and the layout is there; nothing is printed."""
+    """0 means that calls are answered, and the layout is there; nothing is printed.
+
+    Taken out: the place of `launch.ready` (it was the first thing of a start); then nobody answers.
+    """
     world.write(POLICY)
     done = daemonize(world)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -68,7 +71,10 @@ def test_it_answers_when_the_command_returns(world: World) -> None:
 
 
 def test_it_is_a_daemon_in_all_ways(world: World) -> None:
-    """No terminal, no caller's session, folder, umask or descriptor; it can be found by its pid."""
+    """No terminal, no caller's session, folder, umask or descriptor; it can be found by its pid.
+
+    Taken out: the working directory; then it is the caller's.
+    """
     world.write(POLICY)
     kept = os.open("/etc/passwd", os.O_RDONLY)
     os.set_inheritable(kept, True)
@@ -93,7 +99,10 @@ def test_it_is_a_daemon_in_all_ways(world: World) -> None:
 
 
 def test_a_bad_policy(world: World) -> None:
-    """65, and every problem on standard error; no process and no socket stay."""
+    """65, and every problem on standard error; no process and no socket stay.
+
+    Taken out: all problems but the first in `launch.failed`; then one is told.
+    """
     world.write("apps:\n  demo: {mode: 0750}\n  systemd: {}\n")
     done = daemonize(world)
     assert done.returncode == 65
@@ -106,7 +115,11 @@ def test_a_bad_policy(world: World) -> None:
 
 
 def test_a_base_that_has_its_broker(world: World) -> None:
-    """1, and who is there stays."""
+    """1, and who is there stays.
+
+    Taken out: the flock(2) of `Base.lock`; then the second one goes on until it meets the first
+    one's socket.
+    """
     world.write(POLICY)
     assert daemonize(world).returncode == 0
     number = pid()
@@ -120,7 +133,10 @@ def test_a_base_that_has_its_broker(world: World) -> None:
 
 
 def test_a_taken_name(world: World) -> None:
-    """The path is served, so that is 0; status tells who has the name."""
+    """The path is served, so that is 0; status tells who has the name.
+
+    Taken out: what catches NameTaken in `Sockets._try_name`; then the start fails.
+    """
     ours, theirs = socket.socketpair()
 
     def squat() -> None:
@@ -145,7 +161,10 @@ def test_a_taken_name(world: World) -> None:
 
 
 def test_the_lock_goes_with_the_process(world: World) -> None:
-    """After kill -9 the next one starts, whatever the pid file says."""
+    """After kill -9 the next one starts, whatever the pid file says.
+
+    Taken out: that a pid file keeps nobody out (it did); then the next start fails.
+    """
     world.write(POLICY)
     assert daemonize(world).returncode == 0
     first = pid()
@@ -159,7 +178,10 @@ def test_the_lock_goes_with_the_process(world: World) -> None:
 
 
 def test_under_systemd_it_names_the_command(world: World) -> None:
-    """Where systemd runs, a daemon by hand would compete with the service."""
+    """Where systemd runs, a daemon by hand would compete with the service.
+
+    Taken out: the look for systemd in `main`; then it starts.
+    """
     world.write(POLICY)
     (RUN / "systemd/system").mkdir(parents=True)
     done = daemonize(world)
@@ -169,7 +191,10 @@ def test_under_systemd_it_names_the_command(world: World) -> None:
 
 
 def test_with_closed_descriptors(world: World) -> None:
-    """A caller without standard descriptors gets a daemon that uses none of them for anything."""
+    """A caller without standard descriptors gets a daemon that uses none of them for anything.
+
+    Taken out: `_open_standard_descriptors`; then the command fails.
+    """
     world.write(POLICY)
 
     def close_all() -> None:
@@ -187,7 +212,10 @@ def test_with_closed_descriptors(world: World) -> None:
 
 
 def test_it_logs_to_dev_log(world: World) -> None:
-    """In the background the log goes to the system's, as datagrams with the priority in front."""
+    """In the background the log goes to the system's, as datagrams with the priority in front.
+
+    Taken out: `syslog_logger` (the log went to standard error); then nothing comes.
+    """
     devices = world.own / "dev"
     devices.mkdir()
     mount("tmpfs", devices, "tmpfs", 0, "mode=0755")
@@ -213,7 +241,10 @@ def test_it_logs_to_dev_log(world: World) -> None:
 
 
 def test_a_long_start_tells_how_far_it_is(world: World) -> None:
-    """Meanwhile the command shows a count, and returns when it is done."""
+    """Meanwhile the command shows a count, and returns when it is done.
+
+    Taken out: `launch.progress`; then nothing is shown.
+    """
     world.write('apps: {demo: {allow: {everyone: true}, at_boot: {users: ["2000-2149"]}}}')
     slow = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=mkdirat"]
     slow += ["-e", "inject=mkdirat:delay_enter=25000"]

@@ -71,7 +71,10 @@ class Crowd:
 
 
 def test_five_thousand_connections_of_one_uid(world: World) -> None:
-    """One uid opens 5,000 and keeps them: another is served within a second throughout."""
+    """One uid opens 5,000 and keeps them: another is served within a second throughout.
+
+    Taken out: the limit of places in `Server._welcome`; then there are 5,000 and more.
+    """
     enough = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (20_000, 20_000))  # noqa: E731
     daemon = world.start(POLICY, before=enough)
     user_asks(BOB, "Request", app="demo")
@@ -96,7 +99,10 @@ def test_five_thousand_connections_of_one_uid(world: World) -> None:
 
 
 def test_a_second_crowd_costs_no_more_memory(world: World) -> None:
-    """Descriptors and memory are flat: what the first crowd took is used again by the next."""
+    """Descriptors and memory are flat: what the first crowd took is used again by the next.
+
+    Taken out: that `Server._close` takes the connection out of its account; then memory grows.
+    """
     daemon = world.start(POLICY)
     user_asks(BOB, "Request", app="demo")
     descriptors = daemon.descriptors()
@@ -117,7 +123,11 @@ def few_descriptors() -> None:
 
 @pytest.mark.parametrize("speaks", [True, False], ids=["idle", "silent"])
 def test_few_descriptors(world: World, speaks: bool) -> None:
-    """With 64 descriptors and 500 connections it never spins, serves others, and recovers."""
+    """With 64 descriptors and 500 connections it never spins, serves others, and recovers.
+
+    Taken out: the limit of places in `Server._welcome`, and what `Acceptor._accept` does for want
+    of descriptors, one behind the other; then it spins.
+    """
     daemon = world.start(POLICY, before=few_descriptors)
     user_asks(BOB, "Request", app="demo")
     before = daemon.descriptors()
@@ -139,7 +149,10 @@ def test_few_descriptors(world: World, speaks: bool) -> None:
 
 
 def test_no_descriptor_at_all(world: World) -> None:
-    """When the limit is below what is open it does not spin, and goes on when there are some."""
+    """When the limit is below what is open it does not spin, and goes on when there are some.
+
+    Taken out: what `Acceptor._accept` does for want of descriptors; then it spins.
+    """
     daemon = world.start(POLICY)
     user_asks(BOB, "Request", app="demo")
     limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
@@ -157,7 +170,11 @@ def test_no_descriptor_at_all(world: World) -> None:
 
 
 def test_the_longest_idle_goes_first(world: World) -> None:
-    """When places run out the uid with most of them loses one, not the one who has few."""
+    """When places run out the uid with most of them loses one, not the one who has few.
+
+    Taken out: the number of connections in `Server._make_room`; then bob, who came first, loses
+    his.
+    """
     some_descriptors = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))  # noqa: E731
     daemon = world.start(POLICY, before=some_descriptors)
     with Line(OPERATOR) as operator:

@@ -62,7 +62,11 @@ def allowed(reply: dict[str, object]) -> bool:
 
 
 def test_the_reply_concerns_the_kernels_uid(world: World) -> None:
-    """Effective uid at connect(2): not the real one, nor a message's, nor who holds the socket."""
+    """Effective uid at connect(2): not the real one, nor a message's, nor who holds the socket.
+
+    Taken out: SO_PEERCRED (the owner of /proc/PID was asked for at the accept); then a connection
+    that was given away is that of who holds it.
+    """
     world.start(POLICY)
 
     def effective() -> dict[str, object]:
@@ -89,7 +93,10 @@ def test_the_reply_concerns_the_kernels_uid(world: World) -> None:
 
 
 def test_nobody_names_another_uid(world: World) -> None:
-    """Request, Release and List for another uid are refused; one's own uid may be named."""
+    """Request, Release and List for another uid are refused; one's own uid may be named.
+
+    Taken out: the look at the socket in `failures.user`; then alice is given what is bob's.
+    """
     world.start(POLICY)
     user_asks(BOB, "Request", app="demo")
     for method in ("Request", "Release"):
@@ -118,7 +125,10 @@ def test_nobody_names_another_uid(world: World) -> None:
 
 
 def test_root_of_a_container_is_who_he_is_outside(world: World) -> None:
-    """Uid 0 in a user namespace is the host's uid to the broker."""
+    """Uid 0 in a user namespace is the host's uid to the broker.
+
+    Taken out: the look at the socket in `failures.user`; then he gets bob's directory.
+    """
     world.start(POLICY)
     reply = in_user_namespace(ALICE, lambda: ask("Request", app="demo"))
     assert granted(reply)[0] == f"/run/demo/{ALICE}"
@@ -127,7 +137,11 @@ def test_root_of_a_container_is_who_he_is_outside(world: World) -> None:
 
 
 def test_allow(world: World) -> None:
-    """Names, numbers, ranges with both ends, groups of the kernel, everyone: no more than these."""
+    """Names, numbers, ranges with both ends, groups of the kernel, everyone: no more than these.
+
+    Taken out: the range of `everyone` (999 is allowed then), and that uids are unsigned in `_UCRED`
+    (4294967294 is not then).
+    """
     world.start(POLICY)
     many = [*range(10_000, 10_299), 7000]
     cases = {
@@ -162,7 +176,10 @@ def test_allow(world: World) -> None:
 
 
 def test_deny_beats_allow(world: World) -> None:
-    """Who is denied as a user or by a group of the kernel gets nothing, whatever allows him."""
+    """Who is denied as a user or by a group of the kernel gets nothing, whatever allows him.
+
+    Taken out: `_denied` of `decide`; then he is allowed.
+    """
     world.start(POLICY)
     assert not allowed(as_user(MALLORY, lambda: ask("Request", app="shared"), groups=[CHAT]))
     assert not allowed(as_user(ALICE, lambda: ask("Request", app="shared"), groups=[GUESTS]))
@@ -173,7 +190,10 @@ def test_deny_beats_allow(world: World) -> None:
 
 
 def test_dropped_groups_still_deny(world: World) -> None:
-    """Who leaves a denied group behind in a user namespace is denied as the database's member."""
+    """Who leaves a denied group behind in a user namespace is denied as the database's member.
+
+    Taken out: the database's members of `deny` in `_denied`; then he is allowed.
+    """
     world.start(POLICY)
     assert not allowed(user_asks(GUEST, "Request", app="guarded"))  # with no group at all
     assert not allowed(
@@ -184,7 +204,10 @@ def test_dropped_groups_still_deny(world: World) -> None:
 
 
 def test_an_overflow_uid_is_nobody(world: World) -> None:
-    """What the kernel shows for any unmapped uid gets nothing, even where everybody is allowed."""
+    """What the kernel shows for any unmapped uid gets nothing, even where everybody is allowed.
+
+    Taken out: the second rule of `decide`; then 65534 gets a directory.
+    """
     world.start("uid_range: [0, 70000]\napps: {demo: {allow: {everyone: true}}}")
     assert allowed(user_asks(0, "Request", app="demo"))
     for uid in (65534, 65535):
@@ -195,7 +218,11 @@ def test_an_overflow_uid_is_nobody(world: World) -> None:
 
 @pytest.mark.parametrize("method", ["Request", "Release", "List"])
 def test_unknown_and_forbidden_cannot_be_told_apart(world: World, method: str) -> None:
-    """Byte for byte the same reply, be there a directory, an obstacle, a limit, or no such app."""
+    """Byte for byte the same reply, be there a directory, an obstacle, a limit, or no such app.
+
+    Taken out: that `Record.deny` keeps the rule to itself, that `_refuse` of Release asks the
+    policy, and that a Request asks it before the disk; with each, replies differ.
+    """
     world.start(
         """
         apps:

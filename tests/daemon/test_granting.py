@@ -53,7 +53,10 @@ apps:
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 @pytest.mark.parametrize("ours", [0o000, 0o777], ids=["daemon-000", "daemon-777"])
 def test_attributes_are_exact_whatever_the_umask(world: World, umask: int, ours: int) -> None:
-    """Owner, group and mode, setgid too, are the policy's, whatever umask anybody has."""
+    """Owner, group and mode, setgid too, are the policy's, whatever umask anybody has.
+
+    Taken out: the `set_mode` of `Folder._create`; then what was made is refused.
+    """
     world.start(POLICY, before=lambda: os.umask(ours) and None)
     for app in ("demo", "shared"):
         path, outcome = granted(as_user(ALICE, lambda a=app: ask("Request", app=a), umask=umask))
@@ -70,14 +73,21 @@ def test_attributes_are_exact_whatever_the_umask(world: World, umask: int, ours:
 
 
 def test_a_group_without_an_entry_keeps_setgid(world: World) -> None:
-    """A numeric group that no database knows is set, and S_ISGID is not lost on the way."""
+    """A numeric group that no database knows is set, and S_ISGID is not lost on the way.
+
+    Taken out: CAP_FSETID of `confinement.KEPT`, and that `_create` sets the mode before the owner,
+    one behind the other; then the bit is lost, and the directory refused.
+    """
     world.start('apps: {a: {allow: {everyone: true}, group: 61234, mode: "2750"}}')
     user_asks(ALICE, "Request", app="a")
     assert state(RUN / f"a/{ALICE}") == (ALICE, 61234, "2750")
 
 
 def test_the_group_is_that_of_the_peer_where_the_policy_names_none(world: World) -> None:
-    """Without a group in the policy the directory gets the peer's gid, and keeps its group."""
+    """Without a group in the policy the directory gets the peer's gid, and keeps its group.
+
+    Taken out: the peer's gid in `Broker._grant` (it was nobody's).
+    """
     world.start(POLICY)
     as_user(ALICE, lambda: ask("Request", app="demo"), gid=CHAT)
     assert state(RUN / f"demo/{ALICE}") == (ALICE, CHAT, "0700")
@@ -87,7 +97,10 @@ def test_the_group_is_that_of_the_peer_where_the_policy_names_none(world: World)
 
 
 def test_what_an_owner_changed_is_repaired_when_he_asks(world: World) -> None:
-    """Mode, group and ACLs are brought back by a request, and the next one finds nothing to do."""
+    """Mode, group and ACLs are brought back by a request, and the next one finds nothing to do.
+
+    Taken out: `remove_acls` of `entries.bring`; then it is never as it should be.
+    """
     world.start(POLICY)
     path = user_asks(ALICE, "Request", app="shared") and RUN / f"shared/{ALICE}"
 
@@ -126,7 +139,10 @@ def test_what_is_in_it_is_left_alone(world: World) -> None:
 
 
 def test_release(world: World) -> None:
-    """The name is gone with the reply, the contents soon after, and one can ask again."""
+    """The name is gone with the reply, the contents soon after, and one can ask again.
+
+    Taken out: that `_take_over` gives what is deleted to root; then the contents stay.
+    """
     world.start(POLICY)
     user_asks(ALICE, "Request", app="demo")
     folder, directory = RUN / "demo", RUN / f"demo/{ALICE}"
@@ -154,7 +170,10 @@ def test_release(world: World) -> None:
 
 
 def test_ones_own_may_always_be_released(world: World) -> None:
-    """Also when the policy that denies it came afterwards."""
+    """Also when the policy that denies it came afterwards.
+
+    Taken out: that Release does not ask the policy first (it did); then it is Denied.
+    """
     world.start(POLICY)
     user_asks(ALICE, "Request", app="demo")
     world.write("apps: {demo: {deny: {users: [alice]}}}")
@@ -165,7 +184,10 @@ def test_ones_own_may_always_be_released(world: World) -> None:
 
 
 def test_the_limit_of_directories(world: World) -> None:
-    """At max_directories new ones are refused and existing ones served; a release makes room."""
+    """At max_directories new ones are refused and existing ones served; a release makes room.
+
+    Taken out: the comparison with `limit` in `Folder.ensure`; then there are three.
+    """
     world.start("apps: {demo: {allow: {everyone: true}, max_directories: 2}}")
     for uid in (ALICE, BOB):
         granted(user_asks(uid, "Request", app="demo"))
@@ -178,7 +200,10 @@ def test_the_limit_of_directories(world: World) -> None:
 
 
 def test_a_full_file_system(world: World) -> None:
-    """When /run has no room a new directory is refused as a limit, nothing half made stays."""
+    """When /run has no room a new directory is refused as a limit, nothing half made stays.
+
+    Taken out: ENOSPC of `failures.SCARCE`; then it is Obstructed.
+    """
     world.start("apps: {demo: {allow: {everyone: true}}}")
     user_asks(ALICE, "Request", app="demo")
     before = tree()

@@ -27,7 +27,11 @@ pytestmark = pytest.mark.root
 
 
 def test_pipelined_calls_are_answered_in_order(daemon: Daemon) -> None:
-    """A thousand calls in one write are all answered, in their order."""
+    """A thousand calls in one write are all answered, in their order.
+
+    Taken out: that a conversation with more to serve is queued again by `Server._serve`; then the
+    rest is not answered.
+    """
 
     def pipeline() -> list[str]:
         with Line() as line:
@@ -58,7 +62,11 @@ def test_byte_by_byte(daemon: Daemon) -> None:
 
 
 def test_half_close(daemon: Daemon) -> None:
-    """Who shuts down his sending side after his calls is answered, and then let go."""
+    """Who shuts down his sending side after his calls is answered, and then let go.
+
+    Taken out: that `Server._ready` does not read on while a turn is waited for; then the end of
+    what was sent ends the answers.
+    """
 
     def half_close(more: int) -> int:
         with Line() as line:
@@ -73,7 +81,10 @@ def test_half_close(daemon: Daemon) -> None:
 
 
 def test_oneway_calls_are_done_and_not_answered(daemon: Daemon) -> None:
-    """A call with `oneway` is carried out; the next reply is that of the next call."""
+    """A call with `oneway` is carried out; the next reply is that of the next call.
+
+    Taken out: the look at `oneway` for an error; then that is taken for the next call's reply.
+    """
 
     def oneway() -> list[object]:
         with Line() as line:
@@ -85,7 +96,10 @@ def test_oneway_calls_are_done_and_not_answered(daemon: Daemon) -> None:
 
 
 def test_going_at_any_moment(daemon: Daemon) -> None:
-    """Before, within and after a message, with replies unread, by a reset: all the same."""
+    """Before, within and after a message, with replies unread, by a reset: all the same.
+
+    Taken out: what catches the error of send(2) in `Server._send`; then the daemon ends.
+    """
 
     def go() -> None:
         for length in (0, 1, 10, len(REQUEST) - 1, len(REQUEST)):
@@ -109,7 +123,10 @@ def test_going_at_any_moment(daemon: Daemon) -> None:
 
 
 def test_who_never_reads(daemon: Daemon) -> None:
-    """His replies wait for him alone, and for 10 s; another's call is answered meanwhile."""
+    """His replies wait for him alone, and for 10 s; another's call is answered meanwhile.
+
+    Taken out: the deadline of `Server._send`; then he is never dropped.
+    """
 
     def gorge() -> float:
         with Line() as line:
@@ -147,7 +164,11 @@ def test_who_never_reads(daemon: Daemon) -> None:
 
 
 def test_deadlines(daemon: Daemon) -> None:
-    """10 s for the first byte and a message once begun, not renewed by a byte; idling is free."""
+    """10 s for the first byte and a message once begun, not renewed by a byte; idling is free.
+
+    Taken out: the deadline of `_welcome` (silence lasts then), and that `_rest` arms only once for
+    a message (a byte now and then renews it).
+    """
 
     def wait() -> dict[str, float]:
         silent, slow, begun, idle = (Line() for _ in range(4))
@@ -213,7 +234,11 @@ def test_descriptors_that_are_sent(daemon: Daemon) -> None:
 
 
 def test_other_ways_to_be_strange(daemon: Daemon) -> None:
-    """Credentials, urgent bytes, client addresses that tell a uid: only SO_PEERCRED counts."""
+    """Credentials, urgent bytes, client addresses that tell a uid: only SO_PEERCRED counts.
+
+    Taken out: that SO_PEERCRED is all that is asked (a uid in the peer's address was believed);
+    then he is denied as root.
+    """
 
     def be_strange() -> set[str]:
         paths = set()
@@ -240,7 +265,10 @@ def test_other_ways_to_be_strange(daemon: Daemon) -> None:
 
 
 def test_the_broker_survives_what_signals_there_are(daemon: Daemon) -> None:
-    """A storm of reloads and a stop of the whole process lose nothing."""
+    """A storm of reloads and a stop of the whole process lose nothing.
+
+    Taken out: the handler of SIGHUP; then nothing was reloaded.
+    """
     for _ in range(200):
         daemon.process.send_signal(signal.SIGHUP)
     daemon.process.send_signal(signal.SIGSTOP)

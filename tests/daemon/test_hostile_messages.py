@@ -62,7 +62,11 @@ NO_NAMES = [
 
 @pytest.mark.parametrize("method", ["Request", "Release", "List"])
 def test_no_name_of_an_app(daemon: Daemon, method: str) -> None:
-    """What is no name is InvalidApp, on the same connection, and touches nothing."""
+    """What is no name is InvalidApp, on the same connection, and touches nothing.
+
+    Taken out: `is_app_name` of `failures.whom`; then they are Denied as unknown, and a Release is a
+    fault.
+    """
     before = tree()
     flags = {"more": True} if method == "List" else {}
 
@@ -79,7 +83,10 @@ def test_no_name_of_an_app(daemon: Daemon, method: str) -> None:
 
 
 def test_names_that_are_words_but_no_app(daemon: Daemon) -> None:
-    """Reserved and unknown names are names: denied like any other, whatever is in /run by them."""
+    """Reserved and unknown names are names: denied like any other, whatever is in /run by them.
+
+    Taken out: the rule of `decide` for an app that the policy does not have; then it is a fault.
+    """
     for name in ("a", "a" * 31, "systemd", "sockbroker", "user", "lock", "x-y_z9"):
         reply = user_asks(MALLORY, "Request", app=name)
         assert refused(reply) == DENIED
@@ -108,7 +115,10 @@ LIES = [
 
 
 def test_lies_about_types(daemon: Daemon) -> None:
-    """Each is InvalidParameter with the parameter's name, and the connection goes on."""
+    """Each is InvalidParameter with the parameter's name, and the connection goes on.
+
+    Taken out: the check of the parameters in `Service._action`; then the call is a fault.
+    """
 
     def lie() -> list[tuple[str, str]]:
         with Line() as line:
@@ -169,7 +179,11 @@ VIOLATIONS = {
 
 @pytest.mark.parametrize("bytes_at_once", [65536, 1], ids=["whole", "byte-by-byte"])
 def test_violations_close_the_connection(daemon: Daemon, bytes_at_once: int) -> None:
-    """What is no call gets no answer but the end; what was asked before it is answered."""
+    """What is no call gets no answer but the end; what was asked before it is answered.
+
+    Taken out: the closing in `Server._refuse`, which served what came next instead; then that is
+    answered.
+    """
 
     def violate() -> dict[str, object]:
         outcomes = {}
@@ -198,7 +212,11 @@ def test_violations_close_the_connection(daemon: Daemon, bytes_at_once: int) -> 
 
 
 def test_a_mebibyte_of_anything(daemon: Daemon) -> None:
-    """Neither text nor noise nor brackets of that length cost memory or an answer."""
+    """Neither text nor noise nor brackets of that length cost memory or an answer.
+
+    Taken out: the limits of a message (`Inbox.feed`) and of what waits (`Conversation.receive`),
+    one behind the other; then the end comes only when the time for a message is over.
+    """
     before = daemon.resident()
     noise = random.Random(1).randbytes(1 << 20)
 
@@ -221,7 +239,10 @@ def test_a_mebibyte_of_anything(daemon: Daemon) -> None:
 
 
 def test_the_longest_message(daemon: Daemon) -> None:
-    """A message of exactly 16 KiB is served, wherever its bytes are."""
+    """A message of exactly 16 KiB is served, wherever its bytes are.
+
+    Taken out: a byte of `MESSAGE_LIMIT`; then there is no reply.
+    """
 
     def at_the_limit() -> list[str]:
         with Line() as line:

@@ -213,7 +213,11 @@ def no_folder(subject: Subject) -> None:
 
 
 def test_a_creation(world: World) -> None:
-    """Folder and directory are complete or not there, and the next start has all of it exact."""
+    """Folder and directory are complete or not there, and the next start has all of it exact.
+
+    Taken out: the name under which `Folder._create` makes it (it was the last one); then half made
+    ones are seen.
+    """
     world.write(POLICY)
     killed = killed_while_serving(world, no_folder, "Request", exact_or_absent)
     assert killed["mkdirat"] == 3
@@ -260,7 +264,10 @@ def not_wider(subject: Subject) -> None:
 
 
 def test_a_repair(world: World) -> None:
-    """On the way from what the owner made of it to the policy nothing is wider than both."""
+    """On the way from what the owner made of it to the policy nothing is wider than both.
+
+    Taken out: the first `set_mode` of `entries.bring`; then the group gets what was the old one's.
+    """
     world.write(POLICY)
     killed = killed_while_serving(world, spoiled, "Request", not_wider)
     assert killed["chmod"] == 2
@@ -291,7 +298,11 @@ def whole_or_gone(subject: Subject) -> None:
 
 
 def test_a_release(world: World) -> None:
-    """A directory that is released is at its name whole, or it is gone."""
+    """A directory that is released is at its name whole, or it is gone.
+
+    Taken out: that it is moved aside before it is deleted (`move_aside` emptied it); then half of
+    it is seen.
+    """
     world.write(POLICY)
     killed = killed_while_serving(world, filled, "Release", whole_or_gone)
     assert killed["renameat2"] == 1
@@ -299,7 +310,10 @@ def test_a_release(world: World) -> None:
 
 @pytest.mark.parametrize("worker", [0, 1], ids=["who-looks-at-use", "who-deletes"])
 def test_a_deletion(world: World, worker: int) -> None:
-    """A deletion that is cut short is never seen at the name, and goes on at the next start."""
+    """A deletion that is cut short is never seen at the name, and goes on at the next start.
+
+    Taken out: what `Folder.sweep` names; then it is not gone on with.
+    """
     world.write(POLICY)
     killed = killed_while_serving(world, filled, "Release", whole_or_gone, worker=worker)
     if worker == 1:
@@ -360,7 +374,11 @@ def left_by_another_kill(subject: Subject) -> None:
 
 
 def test_a_first_start(world: World) -> None:
-    """Whatever a start has made when it is killed is complete, and the next one makes the rest."""
+    """Whatever a start has made when it is killed is complete, and the next one makes the rest.
+
+    Taken out: the name under which `Folder._create` makes it (it was the last one); then half made
+    ones are seen.
+    """
     world.write(POLICY)
     killed = killed_while_starting(world, nothing, exact_or_absent)
     assert killed["mkdirat"] >= 4
@@ -368,7 +386,10 @@ def test_a_first_start(world: World) -> None:
 
 
 def test_a_start_that_mends(world: World) -> None:
-    """A start that cleans up after a kill can be killed as well."""
+    """A start that cleans up after a kill can be killed as well.
+
+    Taken out: the first `set_mode` of `entries.bring`; then the group gets what was the old one's.
+    """
     world.write(POLICY)
     killed = killed_while_starting(world, left_by_another_kill, not_wider)
     assert killed["unlinkat"] >= 4

@@ -364,7 +364,11 @@ def misbehave(messages: Sequence[bytes] = VIOLATIONS) -> int:
 
 
 def test_hostile_words_in_a_file(world: World) -> None:
-    """Every line is one JSON object of printable ASCII; each violation has one that says whose."""
+    """Every line is one JSON object of printable ASCII; each violation has one that says whose.
+
+    Taken out: `!a` of `varlink._extension`, `escape` of `Record.violation` and ASCII of
+    `logs._json_line`, one behind the other; then a DEL is in the file.
+    """
     daemon = world.start(OPEN)
     pid = as_mallory(misbehave)
     text = daemon.text()
@@ -378,7 +382,11 @@ def test_hostile_words_in_a_file(world: World) -> None:
 
 
 def test_hostile_words_at_another_end(world: World, manager: Manager, tap: Tap) -> None:
-    """No line begins as only its writer may have it begin, and none has a field too many."""
+    """No line begins as only its writer may have it begin, and none has a field too many.
+
+    Taken out: `!a` of `varlink._extension`, `escape` of `Record.violation`, and ASCII or `escape`
+    of `logs`, one behind the other; then a DEL is in a line.
+    """
     daemon = tap.begin(world, OPEN, manager)
     pid = as_mallory(misbehave)
     stop(daemon)
@@ -407,7 +415,10 @@ def test_hostile_words_at_another_end(world: World, manager: Manager, tap: Tap) 
 
 
 def test_nobody_can_fill_the_log(world: World) -> None:
-    """Sixty lines a minute for one uid, of whatever kind, and the others have theirs."""
+    """Sixty lines a minute for one uid, of whatever kind, and the others have theirs.
+
+    Taken out: the comparison with LINES_A_MINUTE; then there are hundreds.
+    """
     daemon = world.start(OPEN)
     refuse_often([MALLORY], 50)
     for _ in range(3):

@@ -136,7 +136,10 @@ def listening(*addresses: str | bytes, uid: int = 0) -> Iterator[list[socket.soc
 
 
 def test_passed_sockets_are_served_and_outlive_the_daemon(world: World) -> None:
-    """They are taken over as they are; who connects while no daemon runs is served by the next."""
+    """They are taken over as they are; who connects while no daemon runs is served by the next.
+
+    Taken out: that `Sockets.close` removes only what it has bound; then the files are gone.
+    """
     with listening(CONTROL, PATH, OPERATOR) as sockets:
         inodes = {path: Path(path).lstat().st_ino for path in (PATH, OPERATOR)}
         for end in ("kill", "end"):
@@ -158,7 +161,10 @@ def test_passed_sockets_are_served_and_outlive_the_daemon(world: World) -> None:
 
 
 def test_sockets_for_another_process(world: World) -> None:
-    """With another LISTEN_PID nothing is taken: the daemon binds its own."""
+    """With another LISTEN_PID nothing is taken: the daemon binds its own.
+
+    Taken out: the comparison with LISTEN_PID; then what is another's is refused and closed.
+    """
     with socket.socket(socket.AF_UNIX) as foreign:
         foreign.bind(b"\0foreign")
         foreign.listen()
@@ -215,7 +221,11 @@ def wrong_sockets(own: Path) -> dict[str, Callable[[], socket.socket]]:
 
 
 def test_wrong_sockets_are_refused_and_named(world: World) -> None:
-    """What is no socket of the broker's is closed, and logged with what is wrong with it."""
+    """What is no socket of the broker's is closed, and logged with what is wrong with it.
+
+    Taken out: `listeners._fault`, and of it the uid of who called listen(2); with each, one is not
+    refused.
+    """
     (RUN / "sockbroker").mkdir()
     for reason, make in wrong_sockets(world.own).items():
         with make() as passed:
@@ -240,7 +250,11 @@ def world_with(world: World, passed: socket.socket) -> Daemon:
 
 
 def test_what_is_no_socket_is_refused(world: World) -> None:
-    """A file, or nothing at all, in the place of a socket is named; the daemon serves its own."""
+    """A file, or nothing at all, in the place of a socket is named; the daemon serves its own.
+
+    Taken out: what catches the error of a descriptor that is no socket in `adopt`; then the start
+    fails.
+    """
     with open("/etc/passwd") as file:
         passing = [sys.executable, "-I", "-c", PASSING, str(file.fileno()), ""]
         daemon = world.start(POLICY, under=passing, keep=[file.fileno()])
@@ -254,7 +268,10 @@ def test_what_is_no_socket_is_refused(world: World) -> None:
 
 
 def test_a_second_socket_for_the_same_name(world: World) -> None:
-    """One is served; a copy of it is refused."""
+    """One is served; a copy of it is refused.
+
+    Taken out: the look at what was adopted before in `_fault`; then both are taken.
+    """
     with listening(CONTROL) as sockets:
         copy = sockets[0].dup()
         daemon = start_with(world, [*sockets, copy])
@@ -269,7 +286,10 @@ def test_a_second_socket_for_the_same_name(world: World) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_clients_connected(world: World, number: signal.Signals) -> None:
-    """Idle, silent, half heard and never reading peers do not keep it: under 5 s."""
+    """Idle, silent, half heard and never reading peers do not keep it: under 5 s.
+
+    Taken out: SECONDS_TO_DRAIN in `Daemon._drain`; then who never reads keeps it for longer.
+    """
     daemon = world.start(POLICY)
     lines = [Line() for _ in range(40)]
     for line in lines[10:]:
@@ -321,7 +341,10 @@ def alice_sends(number: int, daemon: Daemon, *, accepted: bool) -> Peer[list[str
 
 
 def test_what_was_sent_is_answered_before_the_end(world: World) -> None:
-    """Calls that have arrived on accepted connections when the end comes are all served."""
+    """Calls that have arrived on accepted connections when the end comes are all served.
+
+    Taken out: that `Daemon._drain` waits for what is left; then calls are lost.
+    """
     daemon = world.start(POLICY)
     alice = alice_sends(50, daemon, accepted=True)
     assert daemon.ended() == 0
@@ -329,7 +352,10 @@ def test_what_was_sent_is_answered_before_the_end(world: World) -> None:
 
 
 def test_no_connection_is_lost_between_two_daemons(world: World) -> None:
-    """On passed sockets whoever is not accepted any more is served by the next daemon."""
+    """On passed sockets whoever is not accepted any more is served by the next daemon.
+
+    Taken out: that `Daemon._drain` waits for what is left; then who was accepted is lost.
+    """
     with listening(CONTROL, PATH, OPERATOR) as sockets:
         daemon = start_with(world, sockets)
         alice = alice_sends(200, daemon, accepted=False)
@@ -339,7 +365,11 @@ def test_no_connection_is_lost_between_two_daemons(world: World) -> None:
 
 
 def test_it_ends_while_a_look_up_hangs(world: World) -> None:
-    """A user database that never answers keeps neither a start's rest nor the end: under 5 s."""
+    """A user database that never answers keeps neither a start's rest nor the end: under 5 s.
+
+    Taken out: `daemon=True` of the worker's thread and of that which asks the database; then it
+    never ends.
+    """
     policy = POLICY[:-1] + ", a: {allow: {groups: [chat]}}}"
     daemon = world.start(policy)
     fifo = world.own / "fifo"
@@ -375,7 +405,10 @@ def test_it_ends_while_it_deletes(world: World) -> None:
 
 
 def test_storms_of_signals(world: World) -> None:
-    """However many come, it ends once and well."""
+    """However many come, it ends once and well.
+
+    Taken out: the handler of SIGTERM; then the signal ends it.
+    """
     daemon = world.start(POLICY)
     for _ in range(100):
         daemon.process.send_signal(signal.SIGHUP)

@@ -48,7 +48,10 @@ apps:
 
 
 def test_root_is_an_ordinary_user_on_the_ordinary_sockets(world: World) -> None:
-    """Uid 0 on the abstract socket or the path gets nothing that another uid would not get."""
+    """Uid 0 on the abstract socket or the path gets nothing that another uid would not get.
+
+    Taken out: that only the socket makes an operator (uid 0 did); then he is served.
+    """
     world.start(POLICY)
     user_asks(ALICE, "Request", app="demo")
     for at in (CONTROL, PATH):
@@ -66,7 +69,11 @@ def test_root_is_an_ordinary_user_on_the_ordinary_sockets(world: World) -> None:
 
 
 def test_the_operator_socket_is_roots_alone(world: World) -> None:
-    """Nobody else can connect to it, and what root may do there is more than others may."""
+    """Nobody else can connect to it, and what root may do there is more than others may.
+
+    Taken out: the mode of the socket, and the uid that `Server._welcome` wants; then alice is told
+    all.
+    """
     world.start(POLICY)
     for groups in ((), (0,)):
         with pytest.raises(AssertionError, match="PermissionError"):
@@ -81,7 +88,11 @@ def test_the_operator_socket_is_roots_alone(world: World) -> None:
 
 
 def test_operators_act_for_others_by_the_policy(world: World) -> None:
-    """An operator's Request for a user is decided as the user's own, with the database's groups."""
+    """An operator's Request for a user is decided as the user's own, with the database's groups.
+
+    Taken out: the refusal in `Broker._grant` where an operator asks, and `is_user_id` of
+    `failures.user`; with each, one is not refused.
+    """
     world.start(POLICY)
 
     def for_user(app: str, uid: int) -> dict[str, object]:
@@ -111,7 +122,10 @@ def test_operators_act_for_others_by_the_policy(world: World) -> None:
 
 
 def test_operators_release_for_others(world: World) -> None:
-    """Another user's directory goes if it is not in use; else, or if that is unknown, by force."""
+    """Another user's directory goes if it is not in use; else, or if that is unknown, by force.
+
+    Taken out: the refusal of `_in_use` where it cannot be told; then the directory goes.
+    """
     world.start(POLICY)
     directory = RUN / f"demo/{ALICE}"
 
@@ -136,7 +150,10 @@ def test_operators_release_for_others(world: World) -> None:
 
 
 def test_nobody_releases_what_is_in_use(world: World) -> None:
-    """Not even its owner, but by force; afterwards the name is free and the socket is gone."""
+    """Not even its owner, but by force; afterwards the name is free and the socket is gone.
+
+    Taken out: the refusal of `_in_use` for the owner; then the directory goes.
+    """
     world.start(POLICY)
     user_asks(ALICE, "Request", app="demo")
     with socket.socket(socket.AF_UNIX) as live:

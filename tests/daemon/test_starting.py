@@ -82,6 +82,8 @@ def test_the_layout_is_back_before_ready(world: World, end: str) -> None:
     """After the daemon's end and an emptied /run, all of the policy's layout is there at READY=1.
 
     The daemon is held in the very call that says so, so nothing can be made up for afterwards.
+    Taken out: the order in `Daemon._start` (READY=1 came before `_set_up_disk`); then there is
+    nothing yet.
     """
     first = world.start(POLICY)
     user_asks(ALICE, "Request", app="demo")
@@ -101,7 +103,10 @@ def test_the_layout_is_back_before_ready(world: World, end: str) -> None:
 
 
 def test_a_start_repairs_what_owners_changed(world: World) -> None:
-    """Mode, group and ACLs are the policy's again after a start, of every known directory."""
+    """Mode, group and ACLs are the policy's again after a start, of every known directory.
+
+    Taken out: the directories that exist from `layout._bring_folder`; then they stay as they are.
+    """
     world.start(POLICY).kill()
     directory = RUN / f"boot/{ALICE}"
     directory.chmod(0o777)
@@ -116,7 +121,11 @@ def test_a_start_repairs_what_owners_changed(world: World) -> None:
 
 
 def test_the_disk_is_the_record(world: World) -> None:
-    """A killed daemon's successor knows every directory that there was."""
+    """A killed daemon's successor knows every directory that there was.
+
+    Taken out: that a sweep takes only what is half made (it took all that nobody had told this run
+    of).
+    """
     daemon = world.start(POLICY)
     for uid in (ALICE, BOB, 3000):
         user_asks(uid, "Request", app="demo")
@@ -128,7 +137,10 @@ def test_the_disk_is_the_record(world: World) -> None:
 
 
 def test_leftovers_of_a_killed_run_are_swept(world: World) -> None:
-    """Half made and half deleted directories and folders are gone soon after the next start."""
+    """Half made and half deleted directories and folders are gone soon after the next start.
+
+    Taken out: the call of `sweep`; then they stay.
+    """
     world.start(POLICY).kill()
     tag = "0123456789abcdef"
     (RUN / f"demo/.new-{ALICE}-{tag}").mkdir(mode=0o700)
@@ -145,7 +157,10 @@ def test_leftovers_of_a_killed_run_are_swept(world: World) -> None:
 
 
 def test_an_app_that_left_the_policy_keeps_its_directories(world: World) -> None:
-    """They are shown as orphaned, nobody changes them, and their owners can release them."""
+    """They are shown as orphaned, nobody changes them, and their owners can release them.
+
+    Taken out: the orphans of `layout.bring`; then they are not listed.
+    """
     world.start(POLICY).kill()
     (RUN / "own/2000").chmod(0o705)
     world.start("apps: {demo: {allow: {everyone: true}}}")
@@ -259,7 +274,10 @@ IN_THE_WAY = [
 
 
 def test_what_is_in_the_way_of_a_folder_is_not_touched(world: World) -> None:
-    """An app whose folder is not the broker's is refused and reported; the others are served."""
+    """An app whose folder is not the broker's is refused and reported; the others are served.
+
+    Taken out: `_unsafe` of `Base._existing`; then what others could have filled is taken over.
+    """
     apps = {f"app-{number}": make for number, make in enumerate(IN_THE_WAY)}
     for app, make in apps.items():
         make(RUN / app)
@@ -290,7 +308,11 @@ def test_what_is_in_the_way_of_a_folder_is_not_touched(world: World) -> None:
 
 
 def test_what_is_in_the_way_of_a_directory_is_not_touched(world: World) -> None:
-    """What has a directory's name and is none of that uid's is refused, reported and left alone."""
+    """What has a directory's name and is none of that uid's is refused, reported and left alone.
+
+    Taken out: the owner's uid in `app_folder._entry`, and RESOLVE_NO_XDEV of `entries.open_entry`;
+    then the directory of another, and a mount, are made right.
+    """
     world.start(POLICY).kill()
     shutil.rmtree(RUN / f"boot/{ALICE}")
     kinds = {ALICE: a_link, 2000: a_file, 2001: a_fifo, 2002: a_mount_of_its_owner, 2003: foreign}
@@ -318,7 +340,11 @@ def test_what_is_in_the_way_of_a_directory_is_not_touched(world: World) -> None:
 
 
 def test_adoption(world: World) -> None:
-    """With `adopt: true` a folder of root's is taken over, and what is in it is judged as ever."""
+    """With `adopt: true` a folder of root's is taken over, and what is in it is judged as ever.
+
+    Taken out: the owner's uid in `app_folder._entry`; then mallory's directory is made right as
+    carol's.
+    """
     folder = RUN / "demo"
     folder.mkdir(mode=0o755)
     (folder / "something").touch()
@@ -339,7 +365,10 @@ def test_adoption(world: World) -> None:
 
 
 def test_adoption_refuses_what_others_can_write(world: World) -> None:
-    """Not even `adopt: true` makes a folder trusted that others could have filled."""
+    """Not even `adopt: true` makes a folder trusted that others could have filled.
+
+    Taken out: `_unsafe` of `Base._existing`; then it is adopted.
+    """
     kinds = [a_link, foreign, for_all_to_write, with_an_acl]
     for number, make in enumerate(kinds):
         make(RUN / f"app-{number}")
@@ -358,7 +387,11 @@ def test_adoption_refuses_what_others_can_write(world: World) -> None:
 
 @pytest.mark.parametrize("spoil", [a_link, a_file, foreign, for_all_to_write, for_a_group_to_write])
 def test_an_own_folder_that_is_not_roots_alone(world: World, spoil: object) -> None:
-    """With /run/sockbroker in anybody else's hands the daemon does not start, and says why."""
+    """With /run/sockbroker in anybody else's hands the daemon does not start, and says why.
+
+    Taken out: `root_path._check`, O_DIRECTORY and O_NOFOLLOW; then it starts, changes the file's
+    mode, or goes where the link leads.
+    """
     spoil(RUN / "sockbroker")  # type: ignore[operator]
     before = everything(RUN / "sockbroker")
     daemon = world.begin(policy=POLICY)
@@ -369,7 +402,10 @@ def test_an_own_folder_that_is_not_roots_alone(world: World, spoil: object) -> N
 
 
 def test_one_broker_for_a_base(world: World) -> None:
-    """A second one is refused as long as the first lives, and no longer."""
+    """A second one is refused as long as the first lives, and no longer.
+
+    Taken out: the flock(2) of `Base.lock`; then the second one starts.
+    """
     first = world.start(POLICY)
     second = world.begin("--control-name", "other", "--runtime-directory", "/run/other")
     assert second.ended() == 1
@@ -381,7 +417,10 @@ def test_one_broker_for_a_base(world: World) -> None:
 
 
 def test_the_lock_cannot_be_held_by_others(world: World) -> None:
-    """A lock file that somebody else could have opened is not believed."""
+    """A lock file that somebody else could have opened is not believed.
+
+    Taken out: the look at the file in `Base.lock`; then it starts.
+    """
     lock = RUN / ".sockbroker.lock"
     lock.touch()
     lock.chmod(0o644)
@@ -391,14 +430,21 @@ def test_the_lock_cannot_be_held_by_others(world: World) -> None:
 
 
 def test_only_root_can_start_it(world: World) -> None:
-    """Anybody else is told so."""
+    """Anybody else is told so.
+
+    Taken out: the look at the uid in `main`; then it fails later, for another reason.
+    """
     daemon = world.begin(policy=POLICY, before=lambda: os.setresuid(ALICE, ALICE, ALICE))
     assert daemon.ended() == 1
     assert "must be started by root" in daemon.text()
 
 
 def test_an_older_kernel(world: World) -> None:
-    """Without openat2 and SO_PASSRIGHTS everything is the same."""
+    """Without openat2 and SO_PASSRIGHTS everything is the same.
+
+    Taken out: `_NO_OPENAT2`, the look at the mount in `entries.open_entry`, and what catches the
+    error in `refuse_descriptors`; with each, one of these fails.
+    """
     under = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=openat2,setsockopt"]
     under += ["-e", "inject=openat2:error=ENOSYS", "-e", "inject=setsockopt:error=ENOPROTOOPT"]
     a_link(RUN / "own")
@@ -418,7 +464,11 @@ def test_an_older_kernel(world: World) -> None:
 
 
 def test_nothing_of_the_environment_steers_it(world: World) -> None:
-    """No module, locale or home of the caller's has any effect, nor does a closed descriptor."""
+    """No module, locale or home of the caller's has any effect, nor does a closed descriptor.
+
+    Taken out: `_open_standard_descriptors`, the working directory, and -I of the command; with
+    each, one of these fails.
+    """
     evil = world.own / "evil"
     evil.mkdir()
     for name in ("yaml", "structlog", "daemon", "sockbroker", "socket"):

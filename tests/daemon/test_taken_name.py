@@ -36,7 +36,10 @@ def squat(uid: int = MALLORY, *, listening: bool = True) -> Peer[None]:
 
 
 def test_the_paths_are_served_and_the_squatter_is_named(world: World) -> None:
-    """It starts degraded, serves the paths, tells who it is, and takes the name when it is free."""
+    """It starts degraded, serves the paths, tells who it is, and takes the name when it is free.
+
+    Taken out: what catches NameTaken in `Sockets._try_name`; then the start fails.
+    """
     squatter = squat()
     with Manager(world.own / "notify") as manager:
         daemon = world.start(POLICY, environment=manager.environment())
@@ -61,7 +64,11 @@ def test_the_paths_are_served_and_the_squatter_is_named(world: World) -> None:
 
 
 def test_another_squatter_is_named_too(world: World) -> None:
-    """Who has the name is told as it is now."""
+    """Who has the name is told as it is now.
+
+    Taken out: the comparison with the holder so far in `Sockets._try_name`; then only the first is
+    told.
+    """
     first = squat()
     daemon = world.start(POLICY)
     daemon.process.send_signal(signal.SIGSTOP)  # else it might take the name in between
@@ -76,7 +83,11 @@ def test_another_squatter_is_named_too(world: World) -> None:
 
 
 def test_a_squatter_who_does_not_listen(world: World) -> None:
-    """Whoever has only bound the name cannot be named; he is reported and outlived all the same."""
+    """Whoever has only bound the name cannot be named; he is reported and outlived all the same.
+
+    Taken out: what catches the error of connect(2) in `listeners._holder`; then something else is
+    told.
+    """
     squatter = squat(listening=False)
     daemon = world.start(POLICY)
     (problem,) = operator_asks("Status")["parameters"]["problems"]
@@ -87,7 +98,10 @@ def test_a_squatter_who_does_not_listen(world: World) -> None:
 
 
 def test_clients_are_not_fooled(world: World) -> None:
-    """The commands as a user runs them go to the path while the name is not root's."""
+    """The commands as a user runs them go to the path while the name is not root's.
+
+    Taken out: the uid that `address._verify` wants; then the squatter is asked.
+    """
     squatter = squat()
     world.start(POLICY)
     command = ["setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups"]
@@ -102,7 +116,11 @@ def test_clients_are_not_fooled(world: World) -> None:
 
 
 def test_a_look_alike_takes_nothing(world: World) -> None:
-    """Names that only begin like ours are other names."""
+    """Names that only begin like ours are other names.
+
+    Taken out: the exact length of the name in `_bind_name` (it was padded with NULs); then it is
+    taken.
+    """
     names = (CONTROL + b"\0", b"\0Sockbroker", CONTROL + b"\0" * 97)
     taken = [socket.socket(socket.AF_UNIX) for _ in names]
     for each, name in zip(taken, names, strict=True):
@@ -116,7 +134,11 @@ def test_a_look_alike_takes_nothing(world: World) -> None:
 
 
 def test_the_name_is_exactly_ten_bytes(world: World) -> None:
-    """No padding: whoever connects to the ten bytes after the NUL reaches the broker."""
+    """No padding: whoever connects to the ten bytes after the NUL reaches the broker.
+
+    Taken out: the exact length of the name in `_bind_name` (it was padded with NULs); then nobody
+    is there.
+    """
     world.start(POLICY)
     with Line(b"\0sockbroker") as line:
         assert line.socket.getpeername() == b"\0sockbroker"
@@ -126,7 +148,10 @@ def test_the_name_is_exactly_ten_bytes(world: World) -> None:
 
 
 def test_another_control_name(world: World) -> None:
-    """--control-name and --base serve somewhere else, beside a squatter on the usual name."""
+    """--control-name and --base serve somewhere else, beside a squatter on the usual name.
+
+    Taken out: the name from the command line in `Sockets`; then the squatter is met.
+    """
     (world.own / "base").mkdir(mode=0o755)
     squatter = squat()
     base = str(world.own / "base")

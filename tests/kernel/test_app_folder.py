@@ -160,7 +160,10 @@ def test_group_is_repaired(folder: Folder, run: Path) -> None:
 
 @pytest.mark.parametrize("which", [own_run.ACCESS_ACL, own_run.DEFAULT_ACL])
 def test_acl_is_drift(folder: Folder, run: Path, which: str) -> None:
-    """An ACL that the owner added, for access or for what is new, is found and taken away."""
+    """An ACL that the owner added, for access or for what is new, is found and taken away.
+
+    Taken out: the ACL in `Folder.state`; then it is ok.
+    """
     ensure(folder, SHARED)
     value = acl(user=1001, permissions=7)
     own_run.run_as(1000, lambda: os.setxattr(run / "chat/1000", which, value), groups=(4321,))

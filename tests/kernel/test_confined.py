@@ -78,7 +78,10 @@ def test_repair(run: Path, mode: int) -> None:
 
 @pytest.mark.parametrize("capabilities", [KEPT, "chown"])
 def test_deletion(run: Path, capabilities: str) -> None:
-    """What the owner and others have locked, at any depth, is deleted; CHOWN alone is enough."""
+    """What the owner and others have locked, at any depth, is deleted; CHOWN alone is enough.
+
+    Taken out: what `removal._take_over` changes; then what is locked stays.
+    """
     with Base.open("/run") as base, base.folder("chat", PARENT, adopt=False) as folder:
         folder.ensure(1000, SHARED, new_gid=1000, limit=10)
         name = folder.move_aside(1000)
@@ -102,7 +105,10 @@ def test_deletion(run: Path, capabilities: str) -> None:
 
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM])
 def test_without_openat2(error: int) -> None:
-    """Every test of entries, folders, base and removal holds where a filter takes openat2 away."""
+    """Every test of entries, folders, base and removal holds where a filter takes openat2 away.
+
+    Taken out: `_NO_OPENAT2` of `entries`; then nothing can be opened.
+    """
     tests = [
         str(HERE / f"test_{module}.py")
         for module in ("entries", "app_folder", "directories", "removal")

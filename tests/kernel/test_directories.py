@@ -149,7 +149,11 @@ def test_only_names_of_apps(base: Base, run: Path, app: str) -> None:
     ],
 )
 def test_refused(base: Base, run: Path, kind: str, reason: str, *, adopt: bool) -> None:
-    """What is unsafe is refused, adopted or not, marked or not, and stays as it is."""
+    """What is unsafe is refused, adopted or not, marked or not, and stays as it is.
+
+    Taken out: `_unsafe` and the refusal of a wrong marker in `Base._existing`, and RESOLVE_NO_XDEV
+    of `open_entry`; then it is taken.
+    """
     chat = run / "chat"
     (run / "etc").mkdir(mode=0o755)
     match kind:
@@ -204,7 +208,10 @@ def _tree(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_unmarked(base: Base, run: Path, *, empty: bool) -> None:
-    """A folder without the marker, empty or not, is another's, and adopted only if told to."""
+    """A folder without the marker, empty or not, is another's, and adopted only if told to.
+
+    Taken out: the refusal of a folder without a marker in `Base._existing`; then it is taken.
+    """
     made_by_hand(run / "chat", marker=False)
     if not empty:
         (run / "chat/pid").touch()
@@ -222,7 +229,10 @@ def test_unmarked(base: Base, run: Path, *, empty: bool) -> None:
 
 
 def test_fuse_on_a_folder(base: Base, run: Path) -> None:
-    """A file server on a folder that never answers stalls neither look, list nor the other apps."""
+    """A file server on a folder that never answers stalls neither look, list nor the other apps.
+
+    Taken out: RESOLVE_NO_XDEV of `open_entry`; then all wait for the server.
+    """
     make(base)
     with own_run.mounted_fuse(run / "chat", uid=0, allow_other=True):
 
@@ -347,7 +357,10 @@ def test_nothing_to_retire(base: Base, run: Path) -> None:
 
 
 def test_one_broker_for_a_base(base: Base, run: Path) -> None:
-    """A second broker is kept out while the first one runs, and let in as soon as it is gone."""
+    """A second broker is kept out while the first one runs, and let in as soon as it is gone.
+
+    Taken out: the flock(2) of `Base.lock`; then there are two.
+    """
     program = (
         f"import sys; sys.path.insert(0, {str(own_run.SOURCE)!r})\n"
         "from sockbroker.kernel.directories import Base\n"
@@ -372,7 +385,10 @@ def test_one_broker_for_a_base(base: Base, run: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 def test_nobody_else_can_take_the_lock(base: Base, run: Path, umask: int) -> None:
-    """The lock file is root's alone, whatever the umask."""
+    """The lock file is root's alone, whatever the umask.
+
+    Taken out: the mode of the file, at its making and after it; then others can open it.
+    """
     before = os.umask(umask)
     try:
         base.lock()
@@ -383,7 +399,10 @@ def test_nobody_else_can_take_the_lock(base: Base, run: Path, umask: int) -> Non
 
 @pytest.mark.parametrize("kind", ["readable", "another's", "link", "fifo", "directory"])
 def test_a_lock_that_others_could_hold(base: Base, run: Path, kind: str) -> None:
-    """A lock file that others can open, or that is none, is refused with the mend, at once."""
+    """A lock file that others can open, or that is none, is refused with the mend, at once.
+
+    Taken out: the look at the file in `Base.lock`; then it is taken for good.
+    """
     lock = run / ".sockbroker.lock"
     match kind:
         case "readable":

@@ -107,7 +107,10 @@ WANTED = (0o700, 0o750, 0o2770, 0o1770, 0o755)
 @pytest.mark.parametrize("gid", [50, 60])
 @pytest.mark.parametrize("with_acl", [False, True])
 def test_narrow_first_widen_last(run: Path, folder: int, gid: int, *, with_acl: bool) -> None:
-    """Before every single step nobody has more than he had before or shall have at the end."""
+    """Before every single step nobody has more than he had before or shall have at the end.
+
+    Taken out: the first `set_mode` of `bring`; then a new group has what was the old one's.
+    """
 
     def bring_each() -> None:
         steps: list[str] = []

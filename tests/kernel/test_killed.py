@@ -146,7 +146,11 @@ def made(base: Path) -> None:
 
 
 def test_creation(run: Path, tmp_path: Path) -> None:
-    """Folder and directory are complete or not there."""
+    """Folder and directory are complete or not there.
+
+    Taken out: the name under which `Folder._create` makes it (it was the last one); then half made
+    ones are seen.
+    """
     killed = kill_at_each(run, tmp_path / "log", "start", nothing, _assert_exact_or_absent)
     assert killed["mkdirat"] == 3
     assert killed["renameat2"] == 2
@@ -154,7 +158,10 @@ def test_creation(run: Path, tmp_path: Path) -> None:
 
 
 def test_repair(run: Path, tmp_path: Path) -> None:
-    """On the way from what an owner made of it to what is wanted nothing is wider than either."""
+    """On the way from what an owner made of it to what is wanted nothing is wider than either.
+
+    Taken out: the first `set_mode` of `entries.bring`; then the group gets what was the old one's.
+    """
 
     def spoiled(base: Path) -> None:
         made(base)
@@ -185,7 +192,10 @@ def test_repair(run: Path, tmp_path: Path) -> None:
 
 
 def test_folder_repair(run: Path, tmp_path: Path) -> None:
-    """A folder that is brought to another mode and group is never wider than before or wanted."""
+    """A folder that is brought to another mode and group is never wider than before or wanted.
+
+    Taken out: the first `set_mode` of `entries.bring`; then it is wider than both.
+    """
 
     def spoiled(base: Path) -> None:
         made(base)
@@ -203,7 +213,11 @@ def test_folder_repair(run: Path, tmp_path: Path) -> None:
 
 
 def test_adoption(run: Path, tmp_path: Path) -> None:
-    """A folder that is being adopted keeps what is in it."""
+    """A folder that is being adopted keeps what is in it.
+
+    Taken out: that `entries.bring` begins with what both modes have (it began with none); then the
+    folder is closed for a moment.
+    """
 
     def other(base: Path) -> None:
         (base / "chat").mkdir(mode=0o755)
@@ -221,7 +235,11 @@ def test_adoption(run: Path, tmp_path: Path) -> None:
 
 
 def test_release(run: Path, tmp_path: Path) -> None:
-    """A directory that is being deleted is at its name whole, or not at all."""
+    """A directory that is being deleted is at its name whole, or not at all.
+
+    Taken out: that it is moved aside before it is deleted (`move_aside` emptied it); then half of
+    it is seen.
+    """
 
     def judge(base: Path) -> None:
         _assert_exact_or_absent(base)
@@ -236,7 +254,10 @@ def test_release(run: Path, tmp_path: Path) -> None:
 
 
 def test_sweeping_itself_is_killed(run: Path, tmp_path: Path) -> None:
-    """A start that cleans up after a kill can be killed as well."""
+    """A start that cleans up after a kill can be killed as well.
+
+    Taken out: what `Folder.sweep` names; then it is not gone on with.
+    """
     tag = "0123456789abcdef"
 
     def left(base: Path) -> None:
@@ -255,7 +276,10 @@ def test_sweeping_itself_is_killed(run: Path, tmp_path: Path) -> None:
 
 
 def test_retirement(run: Path, tmp_path: Path) -> None:
-    """A folder that is being removed is at its name with its marker, or not at all."""
+    """A folder that is being removed is at its name with its marker, or not at all.
+
+    Taken out: that `Base.retire` moves the folder aside first; then there is one without a marker.
+    """
 
     def empty(base: Path) -> None:
         with Base.open(str(base)) as opened:

@@ -96,7 +96,10 @@ def test_every_kind_of_entry(folder: Folder, run: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o000, 0o100, 0o500, 0o1777, 0o2777, 0o6777])
 def test_modes(folder: Folder, run: Path, mode: int) -> None:
-    """No mode of his keeps a directory from being deleted, at any depth."""
+    """No mode of his keeps a directory from being deleted, at any depth.
+
+    Taken out: what `_take_over` changes; then what is locked stays.
+    """
 
     def make() -> None:
         os.makedirs("a/b/c")
@@ -138,7 +141,11 @@ def test_what_others_left_in_it(folder: Folder, run: Path) -> None:
 
 
 def test_hard_links_are_only_names(folder: Folder, run: Path) -> None:
-    """A file that has a name elsewhere keeps owner, mode and contents, whosever it is."""
+    """A file that has a name elsewhere keeps owner, mode and contents, whosever it is.
+
+    Taken out: that `_delete_leaf` changes nothing before it unlinks (it set a mode); then the file
+    has that.
+    """
     (run / "roots").write_text("stays")
     (run / "roots").chmod(0o666)
     os.link(run / "roots", run / "chat/1000/link")
