@@ -252,7 +252,10 @@ UNSHOWABLE = [
 @needs_root
 @pytest.mark.parametrize("name", HOSTILE + UNSHOWABLE)
 def test_hostile_names(name: bytes) -> None:
-    """A shell takes each as it is, or there is no command; a terminal gets printable ASCII."""
+    """A shell takes each as it is, or there is no command; a terminal gets printable ASCII.
+
+    Taken out: the quotes, and that only printable ASCII can be quoted.
+    """
     folder = b"/run/" + name
     path = folder + b"/" + name
 
@@ -300,7 +303,10 @@ def test_escaped_paths_can_be_typed_back() -> None:
 
 @needs_root
 def test_root_is_told_nothing_to_run_where_others_can_swap_names() -> None:
-    """Neither in a sticky folder, nor in one that is somebody's; the owner is, on his own."""
+    """Neither in a sticky folder, nor in one that is somebody's; the owner is, on his own.
+
+    Taken out: `roots_alone` of `mending`; then root is told to run it.
+    """
 
     def world() -> list[Answer]:
         os.mkdir("/run/tmp")
@@ -330,7 +336,10 @@ def test_root_is_told_nothing_to_run_where_others_can_swap_names() -> None:
 @needs_root
 @pytest.mark.parametrize("asks", [0, BOB])
 def test_a_file_server_that_never_answers(asks: int) -> None:
-    """It is not entered: the answer is unknown, and there at once."""
+    """It is not entered: the answer is unknown, and there at once.
+
+    Taken out: the look at what answers in `path_walk`; then it does not come to an end.
+    """
 
     def world() -> None:
         os.mkdir("/run/demo")

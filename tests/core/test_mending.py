@@ -53,12 +53,18 @@ def change(*command: str, step: int = 3, by: tuple[int, ...], alone: bool = Fals
 
 
 def test_nothing_to_mend() -> None:
-    """No advice without a refusal."""
+    """No advice without a refusal.
+
+    Taken out: that only refusals are mended (whatever was judged was).
+    """
     assert found(way(folder(b"/run/chat"), end=sock(0o777))) == ()
 
 
 def test_the_umask_took_the_write_bit() -> None:
-    """One bit of the socket, or an entry for him alone; its owner or root may do it."""
+    """One bit of the socket, or an entry for him alone; its owner or root may do it.
+
+    Taken out: that only refusals are mended (whatever was judged was).
+    """
     assert found(way(folder(b"/run/chat"), end=sock())) == (
         change("chmod", "o+w", "/run/chat/s", by=(ALICE, ROOT)),
         change("setfacl", "-m", "u:1001:w", "/run/chat/s", by=(ALICE, ROOT), alone=True),
@@ -74,7 +80,11 @@ def test_the_umask_took_the_write_bit() -> None:
     ],
 )
 def test_root_runs_nothing_where_names_can_be_swapped(unsafe: Passed) -> None:
-    """The owner is asked; where that is root there is no command at all."""
+    """The owner is asked; where that is root there is no command at all.
+
+    Taken out: `roots_alone` of `_runners`, and each of its two looks at a folder; with each, root
+    is named.
+    """
     of_alice, *_ = found(way(unsafe, end=sock()))
     assert of_alice == change("chmod", "o+w", "/run/chat/s", by=(ALICE,))
     of_root, *_ = found(way(unsafe, end=sock(uid=ROOT, gid=ROOT)))
@@ -82,7 +92,10 @@ def test_root_runs_nothing_where_names_can_be_swapped(unsafe: Passed) -> None:
 
 
 def test_root_runs_nothing_below_what_was_not_seen() -> None:
-    """A relative path begins in a folder whose own folders nobody has looked at."""
+    """A relative path begins in a folder whose own folders nobody has looked at.
+
+    Taken out: that `roots_alone` wants every folder seen.
+    """
     relative = Way(written=b"s", steps=(folder(b"/run/chat"),), end=sock())
     assert not roots_alone(relative, SOCKET)
     assert roots_alone(way(end=sock()), b"/")
@@ -91,7 +104,10 @@ def test_root_runs_nothing_below_what_was_not_seen() -> None:
 
 
 def test_every_refusal_is_mended_once() -> None:
-    """A folder that is passed twice too; in the order of the way."""
+    """A folder that is passed twice too; in the order of the way.
+
+    Taken out: what was mended already.
+    """
     closed = folder(b"/run/chat", 0o600)
     changes = [each for each in found(way(closed, closed, end=sock())) if isinstance(each, Change)]
     assert [each for each in changes if not each.only_him] == [
@@ -101,7 +117,10 @@ def test_every_refusal_is_mended_once() -> None:
 
 
 def test_what_is_missing_for_owner_and_group() -> None:
-    """The class that he is in gets the bit, and no other."""
+    """The class that he is in gets the bit, and no other.
+
+    Taken out: the class (all got the bit).
+    """
     mine = found(way(folder(b"/run/chat", 0o600, uid=BOB), end=sock(0o777)))
     assert mine == (change("chmod", "u+x", "/run/chat", step=2, by=(BOB, ROOT)),)
     ours = found(way(folder(b"/run/chat", 0o701, gid=BOB), end=sock(0o777)))
@@ -109,7 +128,10 @@ def test_what_is_missing_for_owner_and_group() -> None:
 
 
 def test_a_group_that_has_it_can_be_joined() -> None:
-    """That is what the group is for, unless it is root's or one user's."""
+    """That is what the group is for, unless it is root's or one user's.
+
+    Taken out: the private groups.
+    """
     shared = way(folder(b"/run/chat"), end=sock(0o770, gid=TEAM))
     assert found(shared) == (
         Join(step=3, gid=TEAM),
@@ -120,7 +142,10 @@ def test_a_group_that_has_it_can_be_joined() -> None:
 
 
 def test_a_group_of_the_acl_can_be_joined() -> None:
-    """Where its entry has the permission, and the mask leaves it."""
+    """Where its entry has the permission, and the mask leaves it.
+
+    Taken out: the mask, the -n of setfacl, and that the group has the permission.
+    """
     team = Entry(Tag.NAMED_GROUP, 6, TEAM)
     plain = (Entry(Tag.OWNER, 7), Entry(Tag.GROUP, 0), team)
     good = Acl((*plain, Entry(Tag.MASK, 6), Entry(Tag.OTHER, 0)))
@@ -137,7 +162,10 @@ def test_a_group_of_the_acl_can_be_joined() -> None:
 
 
 def test_his_own_entry_is_widened() -> None:
-    """And the mask only by what it lacks."""
+    """And the mask only by what it lacks.
+
+    Taken out: the bits that he has, the mask, and the -n of setfacl.
+    """
     mine = Entry(Tag.USER, 4, BOB)
     entries = (Entry(Tag.OWNER, 7), mine, Entry(Tag.GROUP, 0))
     masked = Acl((*entries, Entry(Tag.MASK, 4), Entry(Tag.OTHER, 0)))
@@ -153,7 +181,10 @@ def test_his_own_entry_is_widened() -> None:
 
 
 def test_a_session_from_before_the_group() -> None:
-    """He is in the group, the process is not: nothing on the disk has to change."""
+    """He is in the group, the process is not: nothing on the disk has to change.
+
+    Taken out: the look at a new session.
+    """
     login = Identity(uid=BOB, groups=frozenset({BOB, TEAM}))
     shared = way(folder(b"/run/chat"), end=sock(0o770, gid=TEAM))
     assert found(shared, login=login) == (NewSession(step=3, gid=TEAM),)
@@ -162,7 +193,10 @@ def test_a_session_from_before_the_group() -> None:
 
 
 def test_what_is_no_permission_has_no_mend_here() -> None:
-    """A dead server's socket can be removed, by whom it is safe for."""
+    """A dead server's socket can be removed, by whom it is safe for.
+
+    Taken out: that a refusal needs a grant to be mended.
+    """
     whole = way(folder(b"/run/chat"), end=sock(0o777))
     verdict = judge(whole, Unbound(), WHO, links_protected=True)
     assert mends(whole, verdict, WHO, login=None) == ()
@@ -188,13 +222,19 @@ def test_what_is_no_permission_has_no_mend_here() -> None:
     ],
 )
 def test_quoting(words: tuple[bytes, ...], line: str | None) -> None:
-    """A name is taken literally by a shell and by a terminal, or there is no command."""
+    """A name is taken literally by a shell and by a terminal, or there is no command.
+
+    Taken out: the quotes, and that only printable ASCII can be quoted.
+    """
     assert shell_command(words) == line
 
 
 @given(st.lists(st.binary(), min_size=1))
 def test_a_shell_takes_back_what_was_quoted(words: list[bytes]) -> None:
-    """Word by word, and nothing that a terminal obeys is in it."""
+    """Word by word, and nothing that a terminal obeys is in it.
+
+    Taken out: the quotes, and that only printable ASCII can be quoted.
+    """
     line = shell_command(words)
     if line is not None:
         assert [word.encode() for word in shlex.split(line)] == words

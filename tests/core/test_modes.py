@@ -22,7 +22,10 @@ from sockbroker.core.modes import PARENT_MODES, parent_mode_fault, parse_mode, r
     ],
 )
 def test_a_mode_is_octal_digits(text: str, mode: int | None) -> None:
-    """Three or four, or one more that is a zero, and nothing else."""
+    """Three or four, or one more that is a zero, and nothing else.
+
+    Taken out: the end of the text (`match` for `fullmatch`); then a line feed passes.
+    """
     assert parse_mode(text) == mode
 
 
@@ -32,13 +35,19 @@ GOOD_WITH_GROUP = ["0710", "0750", "0770", "0775", "02770", "1770", "3770", "377
 
 @pytest.mark.parametrize("text", GOOD)
 def test_modes_that_depend_on_no_group_need_none(text: str) -> None:
-    """What the group may, others may too: then the policy need not say which group."""
+    """What the group may, others may too: then the policy need not say which group.
+
+    Taken out: the look at what others may, so that any right of the group wanted one.
+    """
     assert runtime_mode_faults(int(text, 8), has_group=False) == ()
 
 
 @pytest.mark.parametrize("text", GOOD_WITH_GROUP)
 def test_modes_that_depend_on_a_group_need_one(text: str) -> None:
-    """The default group is nothing to rely on, so that rights by it must name it."""
+    """The default group is nothing to rely on, so that rights by it must name it.
+
+    Taken out: that a right by a group needs one.
+    """
     assert runtime_mode_faults(int(text, 8), has_group=True) == ()
     (fault,) = runtime_mode_faults(int(text, 8), has_group=False)
     assert "add group:" in fault
@@ -62,14 +71,20 @@ def test_modes_that_depend_on_a_group_need_one(text: str) -> None:
     ],
 )
 def test_a_bad_mode_comes_with_the_one_that_was_meant(text: str, reason: str, mend: str) -> None:
-    """It is refused with or without a group, says why, and what to write."""
+    """It is refused with or without a group, says why, and what to write.
+
+    Taken out: each rule by itself, and what `_mended` takes away.
+    """
     (fault,) = runtime_mode_faults(int(text, 8), has_group=True)
     assert reason in fault
     assert fault.endswith(mend)
 
 
 def test_no_mode_that_passes_is_a_hole() -> None:
-    """Of all modes there are: rwx for the owner, no set-user-id, no writing by others, x with r."""
+    """Of all modes there are: rwx for the owner, no set-user-id, no writing by others, x with r.
+
+    Taken out: each rule by itself; then some mode is one.
+    """
     for mode in range(0o10000):
         if runtime_mode_faults(mode, has_group=False) == ():
             assert mode & 0o700 == 0o700
@@ -83,7 +98,10 @@ def test_no_mode_that_passes_is_a_hole() -> None:
 
 
 def test_every_proposed_mode_is_good() -> None:
-    """Whoever writes what the message says gets no second one."""
+    """Whoever writes what the message says gets no second one.
+
+    Taken out: what `_mended` takes away; then 4700 is proposed.
+    """
     for mode in range(0o10000):
         for fault in runtime_mode_faults(mode, has_group=True):
             proposed = int(fault.rpartition('"')[0].rpartition('"')[2], 8)
@@ -91,7 +109,10 @@ def test_every_proposed_mode_is_good() -> None:
 
 
 def test_a_parent_has_one_of_five_modes() -> None:
-    """Nobody but root may ever write in it, and each other mode is told the five."""
+    """Nobody but root may ever write in it, and each other mode is told the five.
+
+    Taken out: the list's end (0770 passed as well).
+    """
     assert [mode for mode in range(0o10000) if parent_mode_fault(mode) is None] == sorted(
         PARENT_MODES
     )

@@ -29,19 +29,29 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_what_could_be_more_than_one_harmless_component_is_no_name(text: str) -> None:
-    """Nothing that is special to a path, a shell, a terminal or a reader names an app."""
+    """Nothing that is special to a path, a shell, a terminal or a reader names an app.
+
+    Taken out: the end of the word (`match` for `fullmatch`), and ASCII (letters of all kinds
+    passed); with each, some of these pass.
+    """
     assert not is_app_name(text)
 
 
 @pytest.mark.parametrize("text", ["a", "chat", "a-b_c-1", "a" * 31, "no", "x-", "z9", "systemd"])
 def test_plain_words_are_names(text: str) -> None:
-    """A lower-case word of up to 31 characters names an app, whether it is reserved or not."""
+    """A lower-case word of up to 31 characters names an app, whether it is reserved or not.
+
+    Taken out: the last of the 31 characters.
+    """
     assert is_app_name(text)
 
 
 @given(st.text())
 def test_every_name_is_one_component_of_ascii(text: str) -> None:
-    """Whatever passes is ASCII, without a separator, a dot or a blank, and not too long."""
+    """Whatever passes is ASCII, without a separator, a dot or a blank, and not too long.
+
+    Taken out: the end of the word (`match` for `fullmatch`).
+    """
     if is_app_name(text):
         assert text.isascii()
         assert text.replace("-", "").replace("_", "").isalnum()
@@ -54,12 +64,18 @@ def test_every_name_is_one_component_of_ascii(text: str) -> None:
     ["systemd", "user", "lock", "dbus", "udev", "log", "mount", "shm", "sudo", "sockbroker"],
 )
 def test_what_the_system_has_in_run_is_reserved(name: str) -> None:
-    """The names that every distribution uses below /run are kept from apps."""
+    """The names that every distribution uses below /run are kept from apps.
+
+    Taken out: a word of the list.
+    """
     assert name in RESERVED_NAMES
 
 
 def test_every_reserved_name_is_one_that_could_be_asked_for() -> None:
-    """Only what is spelled like an app has to be kept."""
+    """Only what is spelled like an app has to be kept.
+
+    Taken out: nothing; put in: a word with capitals.
+    """
     assert [name for name in sorted(RESERVED_NAMES) if not is_app_name(name)] == []
 
 
@@ -88,13 +104,20 @@ def test_every_reserved_name_is_one_that_could_be_asked_for() -> None:
     ],
 )
 def test_uids_are_read_in_one_form_only(text: str, number: int | None) -> None:
-    """Decimal digits as they are always written, up to the highest id; anything else is none."""
+    """Decimal digits as they are always written, up to the highest id; anything else is none.
+
+    Taken out: the look for a leading zero, that for ASCII, and the last of ten digits; with each,
+    one is read wrongly.
+    """
     assert parse_uid(text) == number
 
 
 @given(st.integers(0, MAX_ID))
 def test_every_uid_is_read_back(number: int) -> None:
-    """A number that is written in decimal means itself."""
+    """A number that is written in decimal means itself.
+
+    Taken out: the last of the ten digits.
+    """
     assert parse_uid(str(number)) == number
 
 
@@ -104,10 +127,16 @@ def test_every_uid_is_read_back(number: int) -> None:
     + [(number, False) for number in (-1, -2, 65534, 65535, 2**32 - 1, 2**32, 2**64)],
 )
 def test_overflow_ids_identify_nobody(number: int, *, possible: bool) -> None:
-    """What the kernel shows for ids without a mapping is nobody's, and so is what is no id."""
+    """What the kernel shows for ids without a mapping is nobody's, and so is what is no id.
+
+    Taken out: OVERFLOW_IDS of `is_user_id`.
+    """
     assert is_user_id(number) == possible
 
 
 def test_the_overflow_ids_are_the_three() -> None:
-    """The kernel's overflow id, its 16-bit form, and -1."""
+    """The kernel's overflow id, its 16-bit form, and -1.
+
+    Taken out: one of the three.
+    """
     assert sorted(OVERFLOW_IDS) == [65534, 65535, 4294967295]

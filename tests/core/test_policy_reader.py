@@ -63,7 +63,10 @@ def app_problem(text: str) -> str:
 
 
 def test_everything_that_can_be_written_is_read() -> None:
-    """Each value arrives as it was written, with its place."""
+    """Each value arrives as it was written, with its place.
+
+    Taken out: the first line's number (lines began with 0), and that a word was quoted.
+    """
     alice = UserEntry("alice", 0, 0, 6, 15)
     assert read_policy(EXAMPLE.encode(), "/etc/p.yaml") == Document(
         file="/etc/p.yaml",
@@ -111,7 +114,10 @@ def test_everything_that_can_be_written_is_read() -> None:
 
 
 def test_a_policy_may_have_no_apps() -> None:
-    """Nobody gets anything then, which must be said and not only be left out."""
+    """Nobody gets anything then, which must be said and not only be left out.
+
+    Taken out: the difference between no apps and no word of them.
+    """
     assert read_policy(b"apps: {}", "p") == Document(file="p", uid_range=None, apps={})
 
 
@@ -160,13 +166,20 @@ def test_a_policy_may_have_no_apps() -> None:
     ],
 )
 def test_what_is_no_policy_is_told(text: str | bytes, problem: str) -> None:
-    """The place, what is wrong and the mend, and only that one."""
+    """The place, what is wrong and the mend, and only that one.
+
+    Taken out: each of: the anchors, the keys that are known, a key twice, a second document, UTF-8,
+    what cannot be seen, the length.
+    """
     (found,) = problems(text)
     assert found.startswith(problem)
 
 
 def test_an_alias_is_told_and_nothing_is_expanded() -> None:
-    """A bomb of aliases costs as many messages as it has aliases."""
+    """A bomb of aliases costs as many messages as it has aliases.
+
+    Taken out: the report of an alias, and that of an anchor.
+    """
     text = "apps:\n  a: &a {group: x}\n  b: *a\n  *a : {}\n"
     assert [problem.split(";")[0] for problem in problems(text)] == [
         "2:6: anchors (&) are not understood",
@@ -181,7 +194,10 @@ def test_an_alias_is_told_and_nothing_is_expanded() -> None:
 
 @pytest.mark.parametrize("opening", ["[", "{", "- ", "? ", "{a: ", "[{"])
 def test_depth_is_bounded(opening: str) -> None:
-    """A hundred thousand levels are refused as eleven are, at once."""
+    """A hundred thousand levels are refused as eleven are, at once.
+
+    Taken out: the look at the depth; then it does not come to an end.
+    """
     began = time.monotonic()
     deep = problems(opening * 100_000)
     assert time.monotonic() - began < 2
@@ -190,7 +206,10 @@ def test_depth_is_bounded(opening: str) -> None:
 
 
 def test_ten_levels_are_read() -> None:
-    """What is ten deep is wrong only for what it says."""
+    """What is ten deep is wrong only for what it says.
+
+    Taken out: one of the ten levels.
+    """
     assert problems("apps: {a: {x: [[[[[[[[]]]]]]]]}}")[1].startswith("1:22: this is deeper")
     assert problems("apps: {a: {x: [[[[[[[]]]]]]]}}") == [
         "1:12: an app has no key 'x'; it may have description, allow, deny, mode, group, parent, "
@@ -214,13 +233,19 @@ def test_ten_levels_are_read() -> None:
     ],
 )
 def test_an_app_has_a_name_that_is_one(name: str, problem: str) -> None:
-    """Spelled as apps are, and neither the system's nor a truth value of YAML."""
+    """Spelled as apps are, and neither the system's nor a truth value of YAML.
+
+    Taken out: the call of `app_name`.
+    """
     (found,) = problems(f"apps: {{{name}: {{}}}}")
     assert found.startswith(f"1:8: {problem}")
 
 
 def test_a_quoted_truth_value_is_a_name() -> None:
-    """Whoever quotes it means the word."""
+    """Whoever quotes it means the word.
+
+    Taken out: that it was quoted.
+    """
     assert list(read_policy(b'apps: {"no": {}}', "p").apps) == ["no"]
 
 
@@ -251,7 +276,10 @@ def test_a_quoted_truth_value_is_a_name() -> None:
 def test_users_are_names_numbers_and_ranges(
     written: str, read: tuple[str | None, int, int]
 ) -> None:
-    """A name is whatever a directory service may have for one; quoted digits are a number too."""
+    """A name is whatever a directory service may have for one; quoted digits are a number too.
+
+    Taken out: that it was quoted.
+    """
     for key in ("allow", "deny", "at_boot"):
         text = app(f"{key}: {{users: [{written}]}}")
         (entry,) = getattr(text, key).users
@@ -296,7 +324,11 @@ def test_users_are_names_numbers_and_ranges(
     ],
 )
 def test_what_only_looks_like_a_user_is_told(written: str, problem: str) -> None:
-    """Nothing is guessed: a number in another form is not taken for a name."""
+    """Nothing is guessed: a number in another form is not taken for a name.
+
+    Taken out: each of: other forms of numbers, leading zeros, ranges with blanks, signs in a name,
+    its first character, the overflow ids.
+    """
     assert app_problem(f"allow: {{users: [{written}]}}").startswith(problem)
 
 
@@ -312,7 +344,10 @@ def test_what_only_looks_like_a_user_is_told(written: str, problem: str) -> None
     ],
 )
 def test_what_only_looks_like_a_group_is_told(written: str, problem: str) -> None:
-    """In a list and as the group of a directory alike."""
+    """In a list and as the group of a directory alike.
+
+    Taken out: other forms of numbers, and the overflow ids.
+    """
     assert app_problem(f"allow: {{groups: [{written}]}}").startswith(problem)
     assert app_problem(f"group: {written}").startswith(problem)
     assert app_problem(f"parent: {{group: {written}}}").startswith(problem)
@@ -363,12 +398,19 @@ def test_what_only_looks_like_a_group_is_told(written: str, problem: str) -> Non
     ],
 )
 def test_what_an_app_cannot_say_is_told(text: str, problem: str) -> None:
-    """Each with the mend, and once."""
+    """Each with the mend, and once.
+
+    Taken out: each of: that a mode is quoted, the keys that are known, the forms of true, the modes
+    of a parent, the least number, one line of description.
+    """
     assert app_problem(text).startswith(problem)
 
 
 def test_values_in_other_forms_that_mean_the_same() -> None:
-    """Quotes, leading zeros of modes, true written out: no matter."""
+    """Quotes, leading zeros of modes, true written out: no matter.
+
+    Taken out: modes that have not four digits.
+    """
     assert app('mode: "755"').mode == 0o755
     assert app("mode: '00755'").mode == 0o755
     assert app('max_directories: "5"').max_directories == 5
@@ -382,7 +424,10 @@ def test_values_in_other_forms_that_mean_the_same() -> None:
 
 
 def test_all_problems_come_in_one_go() -> None:
-    """In the order of the file, with what is wrong in the middle of it not hiding the rest."""
+    """In the order of the file, with what is wrong in the middle of it not hiding the rest.
+
+    Taken out: all problems but the first, and each rule by itself.
+    """
     text = """\
 apps:
   systemd: {}
@@ -401,7 +446,10 @@ uid_range: [5, 1]
 
 
 def test_a_syntax_error_comes_with_all_that_was_wrong_before_it() -> None:
-    """And with nothing that only seems wrong because the text ends there."""
+    """And with nothing that only seems wrong because the text ends there.
+
+    Taken out: all problems but the first, and the syntax error.
+    """
     text = (
         'apps:\n  systemd: {}\n  a:\n    mode: "0750"\n    allow: {users: [-1, [}\n    group: a\n'
     )
@@ -417,19 +465,28 @@ def test_a_syntax_error_comes_with_all_that_was_wrong_before_it() -> None:
     "text", ["a: b: c", "\tapps: {}", "apps: {", "%NO\n---\n{}", '"', "apps: `"]
 )
 def test_what_is_not_yaml_says_where_it_stops(text: str) -> None:
-    """The last problem is where YAML ends, in words that say what to look at."""
+    """The last problem is where YAML ends, in words that say what to look at.
+
+    Taken out: the report of the syntax error.
+    """
     last = problems(text)[-1]
     assert "not YAML: " in last
     assert last.endswith("check indentation and quotes; what follows was not read")
 
 
 def test_line_ends_of_other_systems_are_line_ends() -> None:
-    """A file that was edited elsewhere means the same, and its lines count the same."""
+    """A file that was edited elsewhere means the same, and its lines count the same.
+
+    Taken out: that a carriage return may stand before a line feed.
+    """
     assert read_policy(b"apps:\r\n  a: {}\r\n", "p").apps["a"].position == Position(2, 3)
 
 
 def test_a_large_policy_is_read_quickly() -> None:
-    """Ten thousand apps, each with users and groups, take no more than a few seconds."""
+    """Ten thousand apps, each with users and groups, take no more than a few seconds.
+
+    Taken out: nothing; put in: a look at all apps before at each of them.
+    """
     lines = [f"  app{n}: {{allow: {{users: [{n}, u{n}], groups: [g]}}}}" for n in range(10_000)]
     began = time.monotonic()
     document = read_policy("\n".join(["apps:", *lines]).encode(), "p")
@@ -438,7 +495,10 @@ def test_a_large_policy_is_read_quickly() -> None:
 
 
 def test_a_file_that_is_all_wrong_is_told_in_bounded_space() -> None:
-    """Tens of thousands of problems are not kept one by one."""
+    """Tens of thousands of problems are not kept one by one.
+
+    Taken out: MAX_PROBLEMS.
+    """
     found = problems("apps: {a: {allow: {users: [" + "-x," * 20_000 + "]}}}")
     assert len(found) == 1001
     assert found[-1].endswith("and 19000 more; mend the others first")
@@ -524,20 +584,29 @@ def judged(text: bytes) -> None:
 @example(b"\xff\xfe")
 @example(b"\xef\xbb\xbf")
 def test_any_bytes_are_a_policy_or_problems_with_places(text: bytes) -> None:
-    """Whatever is in the file, nothing but PolicyError is raised, and it can be shown anywhere."""
+    """Whatever is in the file, nothing but PolicyError is raised, and it can be shown anywhere.
+
+    Taken out: what catches `Stopped`.
+    """
     judged(text)
 
 
 @given(st.text(string.printable, max_size=200))
 def test_any_text_is_a_policy_or_problems_with_places(text: str) -> None:
-    """The same for text."""
+    """The same for text.
+
+    Taken out: what catches `Stopped`.
+    """
     judged(text.encode())
 
 
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(st.sampled_from(WORDS), max_size=40).map("".join))
 def test_any_words_are_a_policy_or_problems_with_places(text: str) -> None:
-    """The same for what is nearly a policy."""
+    """The same for what is nearly a policy.
+
+    Taken out: what catches `Stopped`.
+    """
     judged(text.encode())
 
 
@@ -550,6 +619,9 @@ def test_any_words_are_a_policy_or_problems_with_places(text: str) -> None:
 def test_a_good_policy_with_a_slip_is_a_policy_or_problems(
     start: int, length: int, slip: str
 ) -> None:
-    """The same for a policy with something missing or in its place."""
+    """The same for a policy with something missing or in its place.
+
+    Taken out: what catches `Stopped`.
+    """
     text = EXAMPLE[:start] + slip + EXAMPLE[start + length :]
     judged(text.encode(errors="surrogatepass"))

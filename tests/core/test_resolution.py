@@ -319,7 +319,10 @@ def test_everything_unavailable_is_reported_and_nobody_is_allowed_by_name() -> N
     ],
 )
 def test_a_name_for_root_or_for_nobody_is_a_problem(key: str, entry: str, reason: str) -> None:
-    """Another name for uid 0 is root, and an overflow id is whoever has no mapping."""
+    """Another name for uid 0 is root, and an overflow id is whoever has no mapping.
+
+    Taken out: both rules of `Registry._judge`; then there is no problem.
+    """
     (problem,) = problems(f"{key}: {{{entry}}}")
     assert reason in problem
 

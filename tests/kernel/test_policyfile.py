@@ -70,7 +70,10 @@ def test_roots_own_file_is_read() -> None:
 def test_what_others_can_have_written_is_not_read(
     spoil: Callable[[Path], None], reason: str
 ) -> None:
-    """The file, its folder and all above, sticky or not; the text says which, and why."""
+    """The file, its folder and all above, sticky or not; the text says which, and why.
+
+    Taken out: `_check`, and that of `root_path`; with each, what it is about is read.
+    """
 
     def test(file: Path) -> None:
         spoil(file)
@@ -81,7 +84,10 @@ def test_what_others_can_have_written_is_not_read(
 
 @needs_root
 def test_an_acl_that_lets_somebody_write_is_seen() -> None:
-    """Of the file and of its folder: the mask of an ACL shows as the group's bits."""
+    """Of the file and of its folder: the mask of an ACL shows as the group's bits.
+
+    Taken out: `_check`, and that of `root_path`; with each, what it is about is read.
+    """
 
     def test(file: Path) -> None:
         os.setxattr(file, ACCESS_ACL, acl(user=1234, permissions=6))
@@ -94,7 +100,10 @@ def test_an_acl_that_lets_somebody_write_is_seen() -> None:
 
 @needs_root
 def test_links_are_not_followed() -> None:
-    """Neither as the file nor on the way: who may change the link chooses the file."""
+    """Neither as the file nor on the way: who may change the link chooses the file.
+
+    Taken out: both uses of O_NOFOLLOW, of the way and of the file.
+    """
 
     def test(file: Path) -> None:
         link = file.with_name("link.yaml")
@@ -109,7 +118,10 @@ def test_links_are_not_followed() -> None:
 
 @needs_root
 def test_what_is_no_regular_file_is_not_read_and_stalls_nothing() -> None:
-    """A fifo without a writer, a device that never ends, a folder, a socket."""
+    """A fifo without a writer, a device that never ends, a folder, a socket.
+
+    Taken out: S_ISREG, and O_NONBLOCK; without the latter it does not come to an end.
+    """
 
     def test(file: Path) -> None:
         file.unlink()
@@ -150,7 +162,10 @@ def test_a_draft_is_read_whoever_wrote_it(tmp_path: Path) -> None:
 
 
 def test_a_draft_that_is_no_file_is_told(tmp_path: Path) -> None:
-    """Missing, a folder, a fifo, a link."""
+    """Missing, a folder, a fifo, a link.
+
+    Taken out: S_ISREG, and O_NOFOLLOW.
+    """
     assert "there is no such file" in complaint(tmp_path / "none", trusted=False)
     assert "not a regular file" in complaint(tmp_path, trusted=False)
     os.mkfifo(tmp_path / "fifo")
