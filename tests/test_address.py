@@ -59,7 +59,10 @@ def says(version: str) -> bytes:
     ],
 )
 def test_addresses(text: str, target: bytes) -> None:
-    """A Varlink address of a unix socket is read as Varlink says."""
+    """A Varlink address of a unix socket is read as Varlink says.
+
+    Taken out: that a semicolon ends it.
+    """
     assert parse(text).target == target
 
 
@@ -82,7 +85,10 @@ def test_addresses(text: str, target: bytes) -> None:
     ],
 )
 def test_no_addresses(text: str) -> None:
-    """What is no address, or too long for one, is refused in one printable line."""
+    """What is no address, or too long for one, is refused in one printable line.
+
+    Taken out: the look at its form, and at its length.
+    """
     with pytest.raises(InvalidAddress) as caught:
         parse(text)
     assert str(caught.value).isprintable()
@@ -90,7 +96,10 @@ def test_no_addresses(text: str) -> None:
 
 @needs_root
 def test_users_ask_at_the_abstract_name() -> None:
-    """A user reaches the broker at @sockbroker, even if the path has one too."""
+    """A user reaches the broker at @sockbroker, even if the path has one too.
+
+    Taken out: the order of `candidates`.
+    """
 
     def world() -> str | None:
         ScriptedBroker(always(says("abstract")))
@@ -102,7 +111,10 @@ def test_users_ask_at_the_abstract_name() -> None:
 
 @needs_root
 def test_the_path_where_nobody_listens_on_the_name() -> None:
-    """Where the name is free, as in another network namespace, the path is asked."""
+    """Where the name is free, as in another network namespace, the path is asked.
+
+    Taken out: the path of `candidates`.
+    """
 
     def world() -> str | None:
         ScriptedBroker(always(says("path")), target=PATH)
@@ -113,7 +125,10 @@ def test_the_path_where_nobody_listens_on_the_name() -> None:
 
 @needs_root
 def test_a_squatter_is_told_nothing() -> None:
-    """Where a user sits on the name, the path is asked, and the squatter does not see one byte."""
+    """Where a user sits on the name, the path is asked, and the squatter does not see one byte.
+
+    Taken out: the uid that `_verify` wants, and that the next address is tried after an impostor.
+    """
 
     def world() -> tuple[str | None, list[bytes]]:
         squatter = ScriptedBroker(always(says("squatter")), uid=MALLORY)
@@ -125,7 +140,10 @@ def test_a_squatter_is_told_nothing() -> None:
 
 @needs_root
 def test_a_squatter_alone_is_named() -> None:
-    """Where there is nobody but a squatter, the error says who it is, and he sees not one byte."""
+    """Where there is nobody but a squatter, the error says who it is, and he sees not one byte.
+
+    Taken out: the uid that `_verify` wants; then he is told.
+    """
 
     def world() -> tuple[str, bool, list[bytes]]:
         squatter = ScriptedBroker(always(says("squatter")), uid=MALLORY)
@@ -142,7 +160,10 @@ def test_a_squatter_alone_is_named() -> None:
 
 @needs_root
 def test_verify_false_trusts_whoever_listens() -> None:
-    """Only who says so in as many words talks to a listener that is not root."""
+    """Only who says so in as many words talks to a listener that is not root.
+
+    Taken out: the look at `verify`.
+    """
 
     def world() -> str | None:
         ScriptedBroker(always(says("somebody")), uid=MALLORY)
@@ -153,7 +174,11 @@ def test_verify_false_trusts_whoever_listens() -> None:
 
 @needs_root
 def test_a_squatter_who_never_accepts_holds_nobody_up() -> None:
-    """A name whose backlog a squatter keeps full costs no waiting: the path is asked."""
+    """A name whose backlog a squatter keeps full costs no waiting: the path is asked.
+
+    Taken out: the path of `candidates`, and that connect(2) does not block; without the latter it
+    does not come to an end.
+    """
 
     def world() -> tuple[str | None, float]:
         fill(ABSTRACT, uid=MALLORY)
@@ -168,7 +193,10 @@ def test_a_squatter_who_never_accepts_holds_nobody_up() -> None:
 
 @needs_root
 def test_a_full_backlog_is_waited_for() -> None:
-    """A broker that is busy for a moment is waited for, although connect(2) says EAGAIN at once."""
+    """A broker that is busy for a moment is waited for, although connect(2) says EAGAIN at once.
+
+    Taken out: that a full backlog is tried again.
+    """
 
     def world() -> str | None:
         listener = fill(ABSTRACT)
@@ -187,7 +215,11 @@ def test_a_full_backlog_is_waited_for() -> None:
 
 @needs_root
 def test_a_backlog_that_stays_full_ends_by_the_timeout() -> None:
-    """A broker that takes no connections is given up in time, with the error that says so."""
+    """A broker that takes no connections is given up in time, with the error that says so.
+
+    Taken out: what catches BlockingIOError, and the deadline; without the latter it does not come
+    to an end.
+    """
 
     def world() -> float:
         fill(ABSTRACT)
@@ -202,7 +234,10 @@ def test_a_backlog_that_stays_full_ends_by_the_timeout() -> None:
 @needs_root
 @pytest.mark.parametrize("name", [b"\0sockbroker\0", b"\0Sockbroker", b"\0sockbroke"])
 def test_names_that_look_alike(name: bytes) -> None:
-    """A name that is the broker's but for a NUL or a letter is not its name."""
+    """A name that is the broker's but for a NUL or a letter is not its name.
+
+    Taken out: the exact name in `ABSTRACT` (it had a NUL more).
+    """
 
     def world() -> list[bytes]:
         other = ScriptedBroker(always(STATUS), target=name)
@@ -215,7 +250,10 @@ def test_names_that_look_alike(name: bytes) -> None:
 
 @needs_root
 def test_root_asks_as_an_operator() -> None:
-    """Root reaches the operator socket, whatever else there is."""
+    """Root reaches the operator socket, whatever else there is.
+
+    Taken out: the look at the caller's uid in `candidates`.
+    """
 
     def world() -> str | None:
         ScriptedBroker(always(says("abstract")))
@@ -227,7 +265,10 @@ def test_root_asks_as_an_operator() -> None:
 
 @needs_root
 def test_root_asks_as_an_operator_or_not_at_all() -> None:
-    """Without an operator socket root gets an error, never the answer to another question."""
+    """Without an operator socket root gets an error, never the answer to another question.
+
+    Taken out: that `connect` goes no further after the operator socket.
+    """
 
     def world() -> tuple[str, list[bytes]]:
         public = ScriptedBroker(always(STATUS))
@@ -242,7 +283,11 @@ def test_root_asks_as_an_operator_or_not_at_all() -> None:
 
 @needs_root
 def test_an_address_that_is_given_is_the_only_one() -> None:
-    """Who names an address is served there or not at all, and the check of the listener stays."""
+    """Who names an address is served there or not at all, and the check of the listener stays.
+
+    Taken out: that it is the only one (the usual name came after it), and the uid that `_verify`
+    wants.
+    """
 
     def world() -> None:
         ScriptedBroker(always(STATUS))
@@ -260,7 +305,10 @@ def test_an_address_that_is_given_is_the_only_one() -> None:
 @needs_root
 @pytest.mark.parametrize("uid_map", ["", f"0 {ALICE} 1", f"{ALICE} {ALICE} 1"])
 def test_in_a_user_namespace_nobody_can_be_told_apart(uid_map: str) -> None:
-    """Where root is not mapped, nothing is sent unless the caller says that he does not mind."""
+    """Where root is not mapped, nothing is sent unless the caller says that he does not mind.
+
+    Taken out: the look at the map of uids.
+    """
 
     def world() -> tuple[str | None, list[bytes]]:
         broker = ScriptedBroker(always(says("broker")))
@@ -277,7 +325,10 @@ def test_in_a_user_namespace_nobody_can_be_told_apart(uid_map: str) -> None:
 
 @needs_root
 def test_who_looks_like_root_in_a_user_namespace_is_not() -> None:
-    """A user who is uid 0 in a namespace of his own is not taken for the broker in it."""
+    """A user who is uid 0 in a namespace of his own is not taken for the broker in it.
+
+    Taken out: the look at the map of uids.
+    """
 
     def world() -> None:
         ScriptedBroker(always(STATUS), uid=ALICE)
@@ -289,7 +340,10 @@ def test_who_looks_like_root_in_a_user_namespace_is_not() -> None:
 
 @needs_root
 def test_a_failed_connection_leaves_no_descriptor() -> None:
-    """Whatever goes wrong on the way, no descriptor stays behind."""
+    """Whatever goes wrong on the way, no descriptor stays behind.
+
+    Taken out: the closing in `_connect`.
+    """
 
     def world() -> tuple[int, int]:
         ScriptedBroker(always(STATUS), uid=MALLORY)
@@ -309,7 +363,10 @@ def test_a_failed_connection_leaves_no_descriptor() -> None:
 
 @needs_root
 def test_the_connection_is_not_inherited() -> None:
-    """A program that is started meanwhile does not get the connection."""
+    """A program that is started meanwhile does not get the connection.
+
+    Taken out: that it is close-on-exec.
+    """
 
     def world() -> bool:
         ScriptedBroker(always(STATUS))

@@ -126,7 +126,7 @@ def test_few_descriptors(world: World, speaks: bool) -> None:
     """With 64 descriptors and 500 connections it never spins, serves others, and recovers.
 
     Taken out: the limit of places in `Server._welcome`, and what `Acceptor._accept` does for want
-    of descriptors, one behind the other; then it spins.
+    of descriptors, one behind the other; then it takes nobody any more.
     """
     daemon = world.start(POLICY, before=few_descriptors)
     user_asks(BOB, "Request", app="demo")

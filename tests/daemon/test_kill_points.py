@@ -266,7 +266,8 @@ def not_wider(subject: Subject) -> None:
 def test_a_repair(world: World) -> None:
     """On the way from what the owner made of it to the policy nothing is wider than both.
 
-    Taken out: the first `set_mode` of `entries.bring`; then the group gets what was the old one's.
+    Taken out: that `entries.bring` narrows first (it set the wanted mode at once); then the ACL
+    gives what it had not.
     """
     world.write(POLICY)
     killed = killed_while_serving(world, spoiled, "Request", not_wider)
@@ -388,7 +389,8 @@ def test_a_first_start(world: World) -> None:
 def test_a_start_that_mends(world: World) -> None:
     """A start that cleans up after a kill can be killed as well.
 
-    Taken out: the first `set_mode` of `entries.bring`; then the group gets what was the old one's.
+    Taken out: that `entries.bring` narrows first (it set the wanted mode at once); then the ACL
+    gives what it had not.
     """
     world.write(POLICY)
     killed = killed_while_starting(world, left_by_another_kill, not_wider)

@@ -311,7 +311,7 @@ def test_what_is_in_the_way_of_a_directory_is_not_touched(world: World) -> None:
     """What has a directory's name and is none of that uid's is refused, reported and left alone.
 
     Taken out: the owner's uid in `app_folder._entry`, and RESOLVE_NO_XDEV of `entries.open_entry`;
-    then the directory of another, and a mount, are made right.
+    then another's directory is made right, and a mount is taken for the directory.
     """
     world.start(POLICY).kill()
     shutil.rmtree(RUN / f"boot/{ALICE}")

@@ -38,7 +38,10 @@ def complaint(path: Path | str, *, trusted: bool = True) -> str:
 
 @needs_root
 def test_roots_own_file_is_read() -> None:
-    """By its absolute or relative path, and whoever may read it."""
+    """By its absolute or relative path, and whoever may read it.
+
+    Taken out: nothing; put in: a file that others can read is refused.
+    """
 
     def test(file: Path) -> None:
         for mode in (0o644, 0o640, 0o600, 0o400, 0o000, 0o755):
@@ -141,7 +144,10 @@ def test_what_is_no_regular_file_is_not_read_and_stalls_nothing() -> None:
 
 @needs_root
 def test_a_file_that_is_exchanged_while_it_is_read_is_read_whole() -> None:
-    """What is read is the file that was judged; a new one is read the next time."""
+    """What is read is the file that was judged; a new one is read the next time.
+
+    Taken out: that what was judged is read (the file was opened anew, to the size of the first).
+    """
 
     def test(file: Path) -> None:
         other = file.with_name("new.yaml")
@@ -154,7 +160,10 @@ def test_a_file_that_is_exchanged_while_it_is_read_is_read_whole() -> None:
 
 
 def test_a_draft_is_read_whoever_wrote_it(tmp_path: Path) -> None:
-    """Without trust only what it is counts: any user may have his own checked."""
+    """Without trust only what it is counts: any user may have his own checked.
+
+    Taken out: the look at `folder` in `_read`; then it has to be root's.
+    """
     draft = tmp_path / "draft.yaml"
     draft.write_bytes(TEXT)
     draft.chmod(0o666)
@@ -176,7 +185,11 @@ def test_a_draft_that_is_no_file_is_told(tmp_path: Path) -> None:
 
 
 def test_what_is_too_large_is_not_read_to_its_end(tmp_path: Path) -> None:
-    """A terabyte costs no more than the limit."""
+    """A terabyte costs no more than the limit.
+
+    Taken out: the limit of `_read_all`, and the one after it; without the former it does not come
+    to an end.
+    """
     large = tmp_path / "large.yaml"
     large.write_bytes(b"#" * MAX_BYTES)
     assert len(read(str(large), trusted=False)) == MAX_BYTES
@@ -185,7 +198,10 @@ def test_what_is_too_large_is_not_read_to_its_end(tmp_path: Path) -> None:
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    """Whether it was read or refused."""
+    """Whether it was read or refused.
+
+    Taken out: the closing in `_read`.
+    """
     draft = tmp_path / "draft.yaml"
     draft.write_bytes(TEXT)
     before = len(os.listdir("/proc/self/fd"))

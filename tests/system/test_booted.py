@@ -173,6 +173,8 @@ def test_a_daemon_that_has_been_taken_over_is_not_root(machine: Machine) -> None
     """Units, PID 1, other processes, files elsewhere: tried from inside the service itself.
 
     That each of these succeeds without any confinement is seen in daemon/test_confinement.
+    Taken out: `confinement` of the daemon, and from the unit capabilities, NoNewPrivileges and the
+    paths; then it puts PID 1 out of reach.
     """
     prey = (
         "mkdir -p /srv/target /srv/mounted; mount -t tmpfs tmpfs /srv/mounted;"
@@ -234,7 +236,11 @@ def test_a_reload_puts_a_new_policy_in_force(machine: Machine) -> None:
 
 
 def test_a_killed_daemon_loses_no_request(machine: Machine) -> None:
-    """Who connects meanwhile waits in the socket that systemd holds."""
+    """Who connects meanwhile waits in the socket that systemd holds.
+
+    Taken out: the name from sockbroker.socket (the daemon bound it itself); then the connection is
+    refused.
+    """
     before = listening(machine)
     for _ in range(3):
         machine.run("systemctl", "kill", "--signal=KILL", "sockbroker.service")
