@@ -59,7 +59,10 @@ def make(mode: int = 0o711) -> None:
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
 @pytest.mark.parametrize("uid", [ALICE, MALLORY, 0])
 def test_a_connection(uid: int, kind: int) -> None:
-    """Who may connect gets a blocking socket to the user that he named."""
+    """Who may connect gets a blocking socket to the user that he named.
+
+    Taken out: that the socket is made blocking again.
+    """
 
     def act() -> tuple[bytes, int, float | None, bool]:
         with sockbroker.connect("chat", "s", user=ALICE, type=kind) as client:
@@ -80,7 +83,10 @@ def test_a_connection(uid: int, kind: int) -> None:
 
 
 def test_ones_own_is_meant_unless_a_user_is_named() -> None:
-    """By number, by name, or nobody: then it is the caller's own directory."""
+    """By number, by name, or nobody: then it is the caller's own directory.
+
+    Taken out: the user that was named; then it is always the caller.
+    """
 
     def world() -> None:
         make()
@@ -97,7 +103,10 @@ def test_ones_own_is_meant_unless_a_user_is_named() -> None:
 
 
 def test_another_listener_is_sent_nothing() -> None:
-    """Where somebody else came to listen, nothing is sent, and the error says who it is."""
+    """Where somebody else came to listen, nothing is sent, and the error says who it is.
+
+    Taken out: the uid that `connect` wants of the listener.
+    """
 
     def act() -> tuple[int, int, int, str]:
         with pytest.raises(WrongListener) as caught:
@@ -178,7 +187,10 @@ def replace_by(make: Callable[[Path], object]) -> Callable[[], None]:
     ],
 )
 def test_what_is_on_the_way_is_checked(prepare: Callable[[], object], reason: str) -> None:
-    """Links, other owners, what is no socket, and whatever keeps one out, each with its reason."""
+    """Links, other owners, what is no socket, and whatever keeps one out, each with its reason.
+
+    Taken out: `open_checked`, and S_ISSOCK with O_NOFOLLOW of the file.
+    """
 
     def act() -> None:
         before = os.listdir("/proc/self/fd")
@@ -198,7 +210,10 @@ def test_what_is_on_the_way_is_checked(prepare: Callable[[], object], reason: st
 
 
 def test_other_types() -> None:
-    """A socket of another type is told from none; a datagram one says of nobody who has it."""
+    """A socket of another type is told from none; a datagram one says of nobody who has it.
+
+    Taken out: the look at the type, and the words for EPROTOTYPE.
+    """
 
     def world() -> None:
         make()
@@ -218,27 +233,39 @@ def test_other_types() -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../s", "a/b", "s\0", ".sockbroker.lock"])
 def test_no_names(name: str) -> None:
-    """What is no name of one component never comes near a path."""
+    """What is no name of one component never comes near a path.
+
+    Taken out: the call of `check`.
+    """
     with pytest.raises(InvalidSocket):
         sockbroker.connect("chat", name)
 
 
 @pytest.mark.parametrize("app", ["", "..", "a/b", "Chat", "x" * 32, "a\n", "é"])
 def test_no_apps(app: str) -> None:
-    """Nor does what can be no app."""
+    """Nor does what can be no app.
+
+    Taken out: the call of `is_app_name`.
+    """
     with pytest.raises(InvalidApp):
         sockbroker.connect(app, "s")
 
 
 @pytest.mark.parametrize("user", [65534, 65535])
 def test_nobody_is_nobody(user: int) -> None:
-    """An overflow uid is what the kernel shows for many, so it proves nothing."""
+    """An overflow uid is what the kernel shows for many, so it proves nothing.
+
+    Taken out: the call of `is_user_id`.
+    """
     with pytest.raises(ConnectFailed, match="nobody's"):
         sockbroker.connect("chat", "s", user=user)
 
 
 def test_a_full_queue_is_waited_for_and_not_for_ever() -> None:
-    """Until the timeout; and who makes room before that lets the connection through."""
+    """Until the timeout; and who makes room before that lets the connection through.
+
+    Taken out: the waiting, and its end; without the latter it does not come to an end.
+    """
 
     def world() -> None:
         make()
@@ -277,7 +304,10 @@ def test_a_full_queue_is_waited_for_and_not_for_ever() -> None:
 
 
 def test_a_name_longer_than_a_path_may_be() -> None:
-    """By the descriptor of its file there is no limit on the way to a socket."""
+    """By the descriptor of its file there is no limit on the way to a socket.
+
+    Taken out: that it connects by the descriptor (it did by the path).
+    """
 
     def world() -> None:
         make()
@@ -299,7 +329,10 @@ def test_a_name_longer_than_a_path_may_be() -> None:
 
 
 def test_in_a_user_namespace_others_cannot_be_told_apart() -> None:
-    """Where the kernel shows everybody as nobody, nobody is taken for the one that was named."""
+    """Where the kernel shows everybody as nobody, nobody is taken for the one that was named.
+
+    Taken out: the uids of directory and listener, for 65534; then that passes.
+    """
 
     def world() -> None:
         make()
@@ -316,7 +349,10 @@ def test_in_a_user_namespace_others_cannot_be_told_apart() -> None:
 
 
 def test_many_threads() -> None:
-    """Each call is on its own."""
+    """Each call is on its own.
+
+    Taken out: that a full queue is tried again.
+    """
 
     def world() -> None:
         make()

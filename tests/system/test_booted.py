@@ -110,7 +110,11 @@ def set_policy(machine: Machine, text: str) -> None:
 
 
 def test_one_command_installs_and_proves_it(machine: Machine) -> None:
-    """Whatever the caller's umask and environment: they are not to be trusted."""
+    """Whatever the caller's umask and environment: they are not to be trusted.
+
+    Taken out: the clean environment of install.sh, and its umask; with each, the installation
+    fails.
+    """
     hostile = {"PYTHONPATH": "/srv", "PIP_TARGET": "/srv/x", "LD_LIBRARY_PATH": "/srv"}
     machine.path("/srv/yaml.py").write_text("raise SystemExit('imported from PYTHONPATH')\n")
     machine.run("chown", "-R", f"{ALICE}:{ALICE}", CHECKOUT)
@@ -299,7 +303,10 @@ def test_an_installation_killed_anywhere_is_mended_by_the_next(machine: Machine)
 
 
 def test_a_squatted_name_does_not_stop_the_rest(machine: Machine) -> None:
-    """The path serves, status says who has the name, and it is taken when it is free."""
+    """The path serves, status says who has the name, and it is taken when it is free.
+
+    Taken out: what catches NameTaken in `Sockets._try_name`; then the service does not start.
+    """
     machine.run("systemctl", "stop", *UNITS)
     squat = (
         "import socket, time; s = socket.socket(socket.AF_UNIX); s.bind('\\0sockbroker'); "

@@ -55,21 +55,30 @@ def refused(machine: Machine, reason: str) -> None:
 
 
 def test_it_needs_root(machine: Machine) -> None:
-    """And says how to become it."""
+    """And says how to become it.
+
+    Taken out: the look at the uid in install.sh.
+    """
     done = machine.run(*INSTALL, uid=BOB, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "sudo sh " in done.stderr
 
 
 def test_it_tells_how_it_is_used(machine: Machine) -> None:
-    """An argument that it does not know changes nothing."""
+    """An argument that it does not know changes nothing.
+
+    Taken out: the words of install.sh for other arguments; then it does something.
+    """
     done = install(machine, "--help")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: ")
 
 
 def test_a_uid_that_nobody_has_is_enough(machine: Machine) -> None:
-    """On a machine with root only, the first ordinary uid is allowed, and makes the proof."""
+    """On a machine with root only, the first ordinary uid is allowed, and makes the proof.
+
+    Taken out: the first ordinary uid in `choose_user` of install.sh (it was root).
+    """
     done = install(machine)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"as uid {ALICE}: sockbrokerctl request demo" in done.stdout
@@ -79,12 +88,18 @@ def test_a_uid_that_nobody_has_is_enough(machine: Machine) -> None:
 
 
 def test_the_units_are_there_for_a_machine_that_has_systemd(machine: Machine) -> None:
-    """It may be started with it another time."""
+    """It may be started with it another time.
+
+    Taken out: `systemctl enable` of install.sh.
+    """
     machine.run("systemctl", "is-enabled", "sockbroker.service", "sockbroker.socket")
 
 
 def test_an_upgrade_replaces_the_daemon(machine: Machine) -> None:
-    """Directories stay as they are, the policy as well, and what it denies is no failure."""
+    """Directories stay as they are, the policy as well, and what it denies is no failure.
+
+    Taken out: `stop_by_hand` of install.sh; then the new one does not start.
+    """
     before = machine.said("cat", PID_FILE)
     inode = machine.said("stat", "-c", "%i", f"/run/demo/{ALICE}")
     allow(machine, BOB)
@@ -97,7 +112,10 @@ def test_an_upgrade_replaces_the_daemon(machine: Machine) -> None:
 
 
 def test_a_bad_policy_stops_an_upgrade_before_anything_changes(machine: Machine) -> None:
-    """The broker that runs has read it when it was good."""
+    """The broker that runs has read it when it was good.
+
+    Taken out: `check_policy` of install.sh; then the old daemon is gone.
+    """
     policy = machine.path("/etc/sockbroker.yaml")
     good = policy.read_text()
     policy.write_text("apps: {demo: {mode: 0700}}\n")
@@ -106,7 +124,10 @@ def test_a_bad_policy_stops_an_upgrade_before_anything_changes(machine: Machine)
 
 
 def test_a_package_that_is_not_the_locked_one_is_not_installed(machine: Machine) -> None:
-    """Its hash is not the one in the lock file."""
+    """Its hash is not the one in the lock file.
+
+    Taken out: the hashes of the lock file; then it is installed.
+    """
     lock = machine.path(f"{CHECKOUT}/systemd/requirements.lock")
     good = lock.read_text()
     lock.write_text(re.sub("sha256:.{8}", "sha256:00000000", good))
@@ -115,7 +136,10 @@ def test_a_package_that_is_not_the_locked_one_is_not_installed(machine: Machine)
 
 
 def test_a_link_among_the_tracked_files_is_not_followed(machine: Machine) -> None:
-    """Whoever owns the checkout could have root copy a secret to where all can read it."""
+    """Whoever owns the checkout could have root copy a secret to where all can read it.
+
+    Taken out: O_NOFOLLOW of install.sh; then it is.
+    """
     page = machine.path(f"{CHECKOUT}/LICENSE")
     text = page.read_text()
     page.unlink()
@@ -126,7 +150,10 @@ def test_a_link_among_the_tracked_files_is_not_followed(machine: Machine) -> Non
 
 
 def test_only_one_installs_at_a_time(machine: Machine) -> None:
-    """The other one says so."""
+    """The other one says so.
+
+    Taken out: flock(1) of install.sh; then both do.
+    """
     lock = "/run/.sockbroker-install.lock"
     holder = subprocess.Popen(machine.command("flock", lock, "sleep", "60"), cwd="/")
     machine.wait_until(lambda: machine.path(lock).exists(), 10)
@@ -141,14 +168,21 @@ def test_only_one_installs_at_a_time(machine: Machine) -> None:
 
 
 def test_a_folder_that_others_can_write_is_not_trusted(machine: Machine) -> None:
-    """What root runs from below it could be changed."""
+    """What root runs from below it could be changed.
+
+    Taken out: `is_roots` of install.sh; then it is.
+    """
     machine.run("chmod", "o+w", "/opt")
     refused(machine, "/opt is not root's alone")
     machine.run("chmod", "o-w", "/opt")
 
 
 def test_what_is_in_use_outlives_the_program(machine: Machine) -> None:
-    """It is named and kept; forced, it goes, but never what is mounted in it."""
+    """It is named and kept; forced, it goes, but never what is mounted in it.
+
+    Taken out: the look at who uses it in `uninstall._clear_one`, and RESOLVE_NO_XDEV of
+    `open_entry`; with each, something is lost.
+    """
     allow(machine, ALICE)
     machine.path("/srv/data").mkdir()
     machine.path("/srv/data/precious").touch()
@@ -179,7 +213,10 @@ def test_what_is_in_use_outlives_the_program(machine: Machine) -> None:
 
 
 def test_uninstalling_leaves_the_policy_and_nothing_else(machine: Machine) -> None:
-    """No process, no socket, no file; a second time changes nothing."""
+    """No process, no socket, no file; a second time changes nothing.
+
+    Taken out: that install.sh removes the lock; then it stays.
+    """
     machine.run("sh", "-c", "rm -rf --one-file-system /run/demo")
     assert install(machine).returncode == 0
     for _ in range(2):
