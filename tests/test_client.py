@@ -86,7 +86,10 @@ def request_as_alice() -> tuple[str, int, str]:
 def test_calls_are_written_as_varlink(
     parameters: dict[str, str | int | bool], more: bool, expected: bytes
 ) -> None:
-    """A call is one line of ASCII JSON with its NUL, whatever is in it."""
+    """A call is one line of ASCII JSON with its NUL, whatever is in it.
+
+    Taken out: the escaping of a text in `connection._literal`.
+    """
     assert encode_call("a.B", parameters, more=more) == expected
 
 
@@ -102,7 +105,10 @@ def test_calls_are_written_as_varlink(
     ],
 )
 def test_replies_are_read(reply: bytes, expected: tuple[dict[str, object], bool]) -> None:
-    """A reply is read as UAPI.20 says, and what a later version adds is ignored."""
+    """A reply is read as UAPI.20 says, and what a later version adds is ignored.
+
+    Taken out: that parameters may be missing.
+    """
     assert decode_reply(reply) == expected
 
 
@@ -126,7 +132,10 @@ def test_replies_are_read(reply: bytes, expected: tuple[dict[str, object], bool]
     ],
 )
 def test_no_replies(reply: bytes) -> None:
-    """What is no reply is a ProtocolFault, also in a process that never imported json."""
+    """What is no reply is a ProtocolFault, also in a process that never imported json.
+
+    Taken out: what catches the errors of json, and the look at the end of the text.
+    """
     with pytest.raises(ProtocolFault):
         decode_reply(reply)
     code = (
@@ -159,7 +168,10 @@ ERRORS: list[tuple[str, dict[str, object], type[Error]]] = [
 def test_errors_of_the_interface(
     name: str, parameters: dict[str, object], kind: type[Error]
 ) -> None:
-    """Each error of the interface has its exception; any other is a CallFailed."""
+    """Each error of the interface has its exception; any other is a CallFailed.
+
+    Taken out: `from_reply` (each was a CallFailed).
+    """
     error = from_reply(name, parameters)
     assert type(error) is kind
     for attribute, value in parameters.items():
@@ -183,7 +195,10 @@ ALL_ERRORS: list[Error] = [
 
 @pytest.mark.parametrize("error", ALL_ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_are_one_printable_line(error: Error) -> None:
-    """Every error is one line of ASCII that does nothing to a terminal, and a sockbroker.Error."""
+    """Every error is one line of ASCII that does nothing to a terminal, and a sockbroker.Error.
+
+    Taken out: `legible` and `escape`.
+    """
     assert str(error).isascii()
     assert str(error).isprintable()
     assert isinstance(error, sockbroker.Error)
@@ -228,7 +243,10 @@ def test_users(user: str | int, uid: int) -> None:
     ["", "00", "007", "4294967295", 2**32, -1, "-1", "9" * 5000, "no such", "a\0b", "\ud800"],
 )
 def test_no_users(user: str | int) -> None:
-    """What names nobody is a NoSuchUser, before anybody is asked."""
+    """What names nobody is a NoSuchUser, before anybody is asked.
+
+    Taken out: the look at a number, and what catches the errors of getpwnam(3).
+    """
     with pytest.raises(NoSuchUser):
         uid_of(user)
 
@@ -238,7 +256,10 @@ def test_no_users(user: str | int) -> None:
 
 @needs_root
 def test_a_request() -> None:
-    """A request returns the directory that was made, and says nothing about who asks."""
+    """A request returns the directory that was made, and says nothing about who asks.
+
+    Taken out: that of one's own uid nothing is said.
+    """
 
     def world() -> tuple[tuple[str, int, str], list[bytes]]:
         make_directory("chat", ALICE)
@@ -252,7 +273,10 @@ def test_a_request() -> None:
 
 @needs_root
 def test_an_operator_requests_for_another() -> None:
-    """Root gets the directory of the user that he names."""
+    """Root gets the directory of the user that he names.
+
+    Taken out: that of another uid something is said.
+    """
 
     def world() -> tuple[str, list[bytes]]:
         make_directory("chat", ALICE)
@@ -313,7 +337,10 @@ def closed_folder() -> None:
     ids=["missing", "link", "way", "file", "owner", "0777", "1702", "closed"],
 )
 def test_what_the_reply_names_is_checked(prepare: Callable[[], object], reason: str) -> None:
-    """A directory of another type, owner or mode than it should have is not returned."""
+    """A directory of another type, owner or mode than it should have is not returned.
+
+    Taken out: `open_checked`, and of it O_NOFOLLOW and `_judge`.
+    """
 
     def world() -> None:
         prepare()
@@ -346,7 +373,11 @@ def test_what_the_reply_names_is_checked(prepare: Callable[[], object], reason: 
     ],
 )
 def test_paths_that_no_broker_names(path: str) -> None:
-    """A path of another form, app or uid is refused, even if a good directory is there."""
+    """A path of another form, app or uid is refused, even if a good directory is there.
+
+    Taken out: the looks at the components, at the end, and at what can be seen; with each, one is
+    opened.
+    """
 
     def world() -> None:
         make_directory("chat", ALICE)
@@ -360,7 +391,10 @@ def test_paths_that_no_broker_names(path: str) -> None:
 
 @needs_root
 def test_a_mount_on_the_directory_of_another_is_refused() -> None:
-    """Root does not look at a file system that a user mounted on his directory; the user does."""
+    """Root does not look at a file system that a user mounted on his directory; the user does.
+
+    Taken out: the look at the mount.
+    """
 
     def world() -> str:
         path = make_directory("chat", ALICE)
@@ -376,7 +410,10 @@ def test_a_mount_on_the_directory_of_another_is_refused() -> None:
 
 @needs_root
 def test_in_a_user_namespace_the_owner_is_judged_as_seen_from_there() -> None:
-    """Who says verify=False gets a directory whose name is the uid outside the namespace."""
+    """Who says verify=False gets a directory whose name is the uid outside the namespace.
+
+    Taken out: that the last name is not looked at there.
+    """
 
     def world() -> tuple[str, int]:
         make_directory("chat", ALICE)
@@ -393,7 +430,10 @@ def test_in_a_user_namespace_the_owner_is_judged_as_seen_from_there() -> None:
 
 @needs_root
 def test_the_descriptor_is_held_and_not_inherited() -> None:
-    """The directory is held by descriptors that no program inherits, until it is closed."""
+    """The directory is held by descriptors that no program inherits, until it is closed.
+
+    Taken out: close-on-exec, and the closing on the way.
+    """
 
     def world() -> None:
         path = make_directory("chat", ALICE)
@@ -430,7 +470,10 @@ def test_the_descriptor_is_held_and_not_inherited() -> None:
 
 @needs_root
 def test_a_refused_directory_leaves_no_descriptor() -> None:
-    """Whatever is wrong with what the reply names, nothing of it stays open."""
+    """Whatever is wrong with what the reply names, nothing of it stays open.
+
+    Taken out: the closing after a refusal, and on the way.
+    """
 
     def world() -> None:
         link_to_mallory()
@@ -456,7 +499,10 @@ def test_a_refused_directory_leaves_no_descriptor() -> None:
 
 @needs_root
 def test_a_directory_that_is_forgotten_is_closed_with_a_warning() -> None:
-    """Who lets a directory go without closing it is told so in development mode."""
+    """Who lets a directory go without closing it is told so in development mode.
+
+    Taken out: `__del__`.
+    """
 
     def world() -> None:
         make_directory("chat", ALICE)
@@ -495,7 +541,10 @@ def hang_in_the_middle(connection: socket.socket, number: int) -> None:
 def test_every_call_ends_by_its_timeout(
     converse: Callable[[socket.socket, int], None],
 ) -> None:
-    """However a broker holds an answer back, the call ends in time."""
+    """However a broker holds an answer back, the call ends in time.
+
+    Taken out: the deadline (each read had 20 s).
+    """
 
     def world() -> float:
         ScriptedBroker(converse)
@@ -539,7 +588,10 @@ def half_an_answer(connection: socket.socket, number: int) -> None:
 def test_a_lost_connection(
     converse: Callable[[socket.socket, int], None], call: Callable[[], object], times: int
 ) -> None:
-    """A lost connection is tried once more where that does no harm, and is an error after that."""
+    """A lost connection is tried once more where that does no harm, and is an error after that.
+
+    Taken out: the second try, and that it is not for all calls.
+    """
 
     def world() -> int:
         counted, writable = os.pipe()
@@ -558,7 +610,10 @@ def test_a_lost_connection(
 
 @needs_root
 def test_the_second_try_counts() -> None:
-    """A broker that was restarted in the middle of a call costs the caller nothing."""
+    """A broker that was restarted in the middle of a call costs the caller nothing.
+
+    Taken out: the second try.
+    """
 
     def world() -> tuple[str, int, str]:
         make_directory("chat", ALICE)
@@ -570,7 +625,10 @@ def test_the_second_try_counts() -> None:
 
 @needs_root
 def test_an_answer_in_pieces() -> None:
-    """An answer is the same whether it comes whole or byte by byte."""
+    """An answer is the same whether it comes whole or byte by byte.
+
+    Taken out: what was received before.
+    """
 
     def world() -> tuple[str, int, str]:
         make_directory("chat", ALICE)
@@ -589,7 +647,10 @@ def test_an_answer_in_pieces() -> None:
 
 @needs_root
 def test_an_answer_without_end_is_given_up() -> None:
-    """A reply that never ends does not fill the caller's memory."""
+    """A reply that never ends does not fill the caller's memory.
+
+    Taken out: REPLY_LIMIT.
+    """
 
     def world() -> None:
         def converse(connection: socket.socket, number: int) -> None:
@@ -606,7 +667,10 @@ def test_an_answer_without_end_is_given_up() -> None:
 @needs_root
 @pytest.mark.parametrize("app", ["\ud800", "x" * 256, "x" * 100_000, "\U0001f600" * 64])
 def test_names_that_fit_in_no_message(app: str) -> None:
-    """A name that a broker could only hang up on is refused before it is sent."""
+    """A name that a broker could only hang up on is refused before it is sent.
+
+    Taken out: the looks at the length and at UTF-8.
+    """
 
     def world() -> list[bytes]:
         broker = ScriptedBroker(always(message({})))
@@ -619,7 +683,10 @@ def test_names_that_fit_in_no_message(app: str) -> None:
 
 @needs_root
 def test_a_refusal_is_an_exception() -> None:
-    """What the broker answers as an error is raised, with the values that it gave."""
+    """What the broker answers as an error is raised, with the values that it gave.
+
+    Taken out: `from_reply` (each was a CallFailed).
+    """
 
     def world() -> str:
         refusal = message({"app": "chat", "reason": "no rule"}, "io.sockbroker.Denied")
@@ -648,7 +715,10 @@ def listed(app: str, uid: int, **others: object) -> dict[str, object]:
 
 @needs_root
 def test_a_list() -> None:
-    """A list has every directory of the series, in order, with the names that this side knows."""
+    """A list has every directory of the series, in order, with the names that this side knows.
+
+    Taken out: that a list asks for more, and that all of it is read.
+    """
 
     def world() -> list[tuple[object, ...]]:
         first = message(listed("chat", 0), continues=True)
@@ -669,7 +739,10 @@ def test_a_list() -> None:
 
 @needs_root
 def test_a_list_that_breaks_off_is_asked_again_from_the_start() -> None:
-    """A series that was cut off is not taken for a whole one, nor is its beginning kept."""
+    """A series that was cut off is not taken for a whole one, nor is its beginning kept.
+
+    Taken out: the second try.
+    """
 
     def world() -> int:
         cut = message(listed("chat", 0), continues=True)
@@ -682,7 +755,10 @@ def test_a_list_that_breaks_off_is_asked_again_from_the_start() -> None:
 
 @needs_root
 def test_an_empty_list() -> None:
-    """That there is nothing to list is a list without anything, and no error."""
+    """That there is nothing to list is a list without anything, and no error.
+
+    Taken out: what catches NoSuchDirectory.
+    """
 
     def world() -> list[object]:
         ScriptedBroker(always(message({}, "io.sockbroker.NoSuchDirectory")))
@@ -737,7 +813,10 @@ def test_calls_from_many_threads() -> None:
 
 @needs_root
 def test_who_has_changed_the_signal_for_a_broken_pipe() -> None:
-    """A program that left SIGPIPE at its default is not killed by a broker that hangs up."""
+    """A program that left SIGPIPE at its default is not killed by a broker that hangs up.
+
+    Taken out: MSG_NOSIGNAL, and what catches the error of send(2).
+    """
 
     def world() -> None:
         def refuse_to_read(connection: socket.socket, number: int) -> None:
