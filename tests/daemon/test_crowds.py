@@ -223,7 +223,10 @@ def test_a_uid_alone_is_not_slowed(daemon: Daemon) -> None:
 
 
 def test_a_flood_of_calls_does_not_delay_others(daemon: Daemon) -> None:
-    """While one uid sends calls without end, another is served within a second, root at once."""
+    """While one uid sends calls without end, another is served within a second, root at once.
+
+    Taken out: the turns by account, and the end of a round; then alice waits for all of the flood.
+    """
 
     def flood() -> None:
         end = time.monotonic() + 4

@@ -118,7 +118,11 @@ def test_what_an_owner_changed_is_repaired_when_he_asks(world: World) -> None:
 
 
 def test_what_is_in_it_is_left_alone(world: World) -> None:
-    """A request changes the directory itself and nothing that its owner put into it."""
+    """A request changes the directory itself and nothing that its owner put into it.
+
+    Taken out: nothing; put in: a chmod of all that is in it, which the read-only /etc stops at the
+    link.
+    """
     world.start(POLICY)
     user_asks(ALICE, "Request", app="demo")
     directory = RUN / f"demo/{ALICE}"
@@ -219,7 +223,10 @@ def test_a_full_file_system(world: World) -> None:
 
 
 def test_what_comes_later_is_not_implemented(world: World) -> None:
-    """Explain and Monitor are in the interface and say so."""
+    """Explain and Monitor are in the interface and say so.
+
+    Taken out: the look for a handler; then it is a fault.
+    """
     world.start(POLICY)
     assert refused(user_asks(ALICE, "Explain", app="demo")) == (
         "org.varlink.service.MethodNotImplemented"

@@ -50,7 +50,10 @@ def test_pipelined_calls_are_answered_in_order(daemon: Daemon) -> None:
 
 
 def test_byte_by_byte(daemon: Daemon) -> None:
-    """Where a message is cut on its way makes no difference."""
+    """Where a message is cut on its way makes no difference.
+
+    Taken out: what `Inbox.feed` has from before; then there is no call.
+    """
 
     def trickle() -> str:
         with Line() as line:

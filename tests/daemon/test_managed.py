@@ -39,7 +39,10 @@ POLICY = "apps: {demo: {allow: {everyone: true}}}"
 
 @pytest.mark.parametrize("address", ["path", "abstract"])
 def test_what_the_manager_is_told(world: World, address: str) -> None:
-    """READY after the start, RELOADING with the time and READY again, STOPPING at the end."""
+    """READY after the start, RELOADING with the time and READY again, STOPPING at the end.
+
+    Taken out: the time of RELOADING.
+    """
     with Manager(world.own / "notify") as manager:
         environment = manager.environment()
         if address == "abstract":
@@ -67,7 +70,10 @@ def test_what_the_manager_is_told(world: World, address: str) -> None:
 
 
 def test_a_manager_that_does_not_listen(world: World) -> None:
-    """A wrong NOTIFY_SOCKET is no reason not to serve."""
+    """A wrong NOTIFY_SOCKET is no reason not to serve.
+
+    Taken out: what catches the error of connect(2) in `Notifier`.
+    """
     for address in (str(world.own / "nothing"), "@nobody", "relative", ""):
         daemon = world.start(POLICY, environment={"NOTIFY_SOCKET": address})
         assert "error" not in operator_asks("Status")
@@ -75,7 +81,10 @@ def test_a_manager_that_does_not_listen(world: World) -> None:
 
 
 def test_the_watchdog_is_fed(world: World) -> None:
-    """Twice as often as asked for; and not at all if it is for another process."""
+    """Twice as often as asked for; and not at all if it is for another process.
+
+    Taken out: the comparison with WATCHDOG_PID.
+    """
     with Manager(world.own / "notify") as manager:
         daemon = world.start(POLICY, environment=manager.environment(WATCHDOG_USEC="1000000"))
         for _ in range(4):
@@ -294,7 +303,7 @@ def test_it_ends_with_clients_connected(world: World, number: signal.Signals) ->
     lines = [Line() for _ in range(40)]
     for line in lines[10:]:
         line.call("Status")
-    for line in lines[20:]:
+    for line in lines[20:30]:
         line.send(REQUEST[:20])
     for line in lines[30:]:
         line.socket.setblocking(False)
@@ -430,7 +439,10 @@ def slow_start(world: World) -> Daemon:
 
 
 def test_a_reload_during_the_start(world: World) -> None:
-    """A SIGHUP that comes before the daemon is ready kills nothing, and reloads when it is."""
+    """A SIGHUP that comes before the daemon is ready kills nothing, and reloads when it is.
+
+    Taken out: `block_signals`; then the start is killed.
+    """
     daemon = slow_start(world)
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_until_ready()
@@ -440,7 +452,10 @@ def test_a_reload_during_the_start(world: World) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_end_during_the_start(world: World, number: signal.Signals) -> None:
-    """A start can be ended at once, and leaves nothing that the next one does not mend."""
+    """A start can be ended at once, and leaves nothing that the next one does not mend.
+
+    Taken out: that SIGTERM and SIGINT end a start; then it goes on.
+    """
     daemon = slow_start(world)
     daemon.process.send_signal(number)
     assert daemon.ended(5) != 0

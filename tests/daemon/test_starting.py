@@ -490,7 +490,10 @@ def test_nothing_of_the_environment_steers_it(world: World) -> None:
 
 
 def test_a_long_start_tells_how_far_it_is(world: World) -> None:
-    """Every second or so the service manager gets more time and a count."""
+    """Every second or so the service manager gets more time and a count.
+
+    Taken out: `extend_start`.
+    """
     slow = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=mkdirat"]
     slow += ["-e", "inject=mkdirat:delay_enter=25000"]
     policy = 'apps: {demo: {allow: {everyone: true}, at_boot: {users: ["2000-2199"]}}}'
@@ -507,7 +510,10 @@ def test_a_long_start_tells_how_far_it_is(world: World) -> None:
 
 
 def test_unknown_names_are_reported_and_the_rest_is_served(world: World) -> None:
-    """A name that does not exist is a warning with its place; one that appears later counts."""
+    """A name that does not exist is a warning with its place; one that appears later counts.
+
+    Taken out: the retry of `Loader.keep`; then they stay unknown.
+    """
     policy = """\
 apps:
   demo: {allow: {users: [alice, dora]}}

@@ -57,7 +57,10 @@ def made_by_hand(path: Path, *, marker: bool, mode: int = 0o755) -> None:
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 @pytest.mark.parametrize("mode", [0o711, 0o755, 0o750, 0o710, 0o700])
 def test_made_exactly(base: Base, run: Path, umask: int, mode: int) -> None:
-    """Owner, group and mode are as wanted whatever the umask, and the marker is root's alone."""
+    """Owner, group and mode are as wanted whatever the umask, and the marker is root's alone.
+
+    Taken out: the `set_mode` after the owner of `Base._create`; then what was made is refused.
+    """
     before = os.umask(umask)
     try:
         make(base, parent=Parent(mode=mode, gid=4321))
@@ -69,7 +72,10 @@ def test_made_exactly(base: Base, run: Path, umask: int, mode: int) -> None:
 
 
 def test_no_acl_is_inherited(base: Base, run: Path) -> None:
-    """A default ACL of the base opens no folder."""
+    """A default ACL of the base opens no folder.
+
+    Taken out: `remove_acls` of `Base._create`, and the look for one after it.
+    """
     os.setxattr(run, own_run.DEFAULT_ACL, acl(user=1001, permissions=7))
     make(base)
     assert own_run.acls(run / "chat") == []
@@ -78,7 +84,10 @@ def test_no_acl_is_inherited(base: Base, run: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o511, 0o000, 0o1755, 0o2755])
 def test_repaired(base: Base, run: Path, mode: int) -> None:
-    """A mode or group that only root can have changed is set right; what is in it stays."""
+    """A mode or group that only root can have changed is set right; what is in it stays.
+
+    Taken out: the call of `_bring_folder`.
+    """
     make(base)
     (run / "chat/1000").mkdir()
     os.chown(run / "chat", 0, 55)
@@ -90,7 +99,10 @@ def test_repaired(base: Base, run: Path, mode: int) -> None:
 
 @pytest.mark.parametrize("inodes", [2, 3])
 def test_full(run: Path, inodes: int) -> None:
-    """On a full file system a folder is ENOSPC, and neither it nor half of it is left."""
+    """On a full file system a folder is ENOSPC, and neither it nor half of it is left.
+
+    Taken out: that `Base._create` discards what it has begun.
+    """
     (run / "small").mkdir()
     options = f"mode=0755,nr_inodes={inodes}"
     own_run.mount("tmpfs", run / "small", "tmpfs", options=options)
@@ -107,7 +119,10 @@ def test_full(run: Path, inodes: int) -> None:
 
 
 def test_a_second_time_nothing_changes(base: Base, run: Path) -> None:
-    """A folder that is right is left alone."""
+    """A folder that is right is left alone.
+
+    Taken out: nothing; put in: the mode is set where it is right.
+    """
     make(base)
     before = record(run / "chat")
     make(base)
@@ -118,7 +133,10 @@ def test_a_second_time_nothing_changes(base: Base, run: Path) -> None:
     "app", ["", ".", "..", "a/b", "chat\0x", "CHAT", "\uff43hat", "a" * 32, "a\n"]
 )
 def test_only_names_of_apps(base: Base, run: Path, app: str) -> None:
-    """What is not the name of an app never becomes part of a path."""
+    """What is not the name of an app never becomes part of a path.
+
+    Taken out: the look of `_check_app`.
+    """
     for act in (make, Base.find, Base.retire):
         with pytest.raises(ValueError, match="not the name of an app"):
             act(base, app)
@@ -250,7 +268,10 @@ def test_fuse_on_a_folder(base: Base, run: Path) -> None:
 
 
 def test_found_as_it_is(base: Base, run: Path) -> None:
-    """Finding makes and repairs nothing."""
+    """Finding makes and repairs nothing.
+
+    Taken out: that what is absent is no error of `Base.find`.
+    """
     assert base.find("chat") is None
     assert names(run) == []
     make(base)
@@ -264,7 +285,10 @@ def test_found_as_it_is(base: Base, run: Path) -> None:
 
 
 def test_found_but_unsafe(base: Base, run: Path) -> None:
-    """One that carries the marker and is not safe any more is said to be so, not absent."""
+    """One that carries the marker and is not safe any more is said to be so, not absent.
+
+    Taken out: `_unsafe` of `Base.find`.
+    """
     make(base)
     (run / "chat").chmod(0o777)
     with pytest.raises(Obstructed, match="0777"):
@@ -273,7 +297,10 @@ def test_found_but_unsafe(base: Base, run: Path) -> None:
 
 
 def test_scan(base: Base, run: Path) -> None:
-    """Of all that is in the base only what is marked and spelled like an app is named."""
+    """Of all that is in the base only what is marked and spelled like an app is named.
+
+    Taken out: the look at the name in `Base.scan`.
+    """
     for app in ("chat", "b-2", "c_3"):
         make(base, app)
     made_by_hand(run / "other", marker=False)
@@ -288,7 +315,10 @@ def test_scan(base: Base, run: Path) -> None:
 
 
 def test_a_kept_folder_is_held_against_the_disk(base: Base, run: Path) -> None:
-    """A folder that was kept open is used no more when the disk says otherwise."""
+    """A folder that was kept open is used no more when the disk says otherwise.
+
+    Taken out: device and inode of `Base.holds`.
+    """
     with base.folder("chat", PARENT, adopt=False) as folder:
         assert base.holds(folder, PARENT)
         assert not base.holds(folder, Parent(mode=0o711, gid=4321))
@@ -306,7 +336,10 @@ def test_a_kept_folder_is_held_against_the_disk(base: Base, run: Path) -> None:
 
 
 def test_a_mount_on_a_kept_folder(base: Base, run: Path) -> None:
-    """A folder that was kept open is used no more when something is mounted on it."""
+    """A folder that was kept open is used no more when something is mounted on it.
+
+    Taken out: device, inode and mount of `Base.holds`; one of them would do.
+    """
     with base.folder("chat", PARENT, adopt=False) as folder:
         own_run.mount("/run/chat", run / "chat", "", own_run.MS_BIND)
         assert not base.holds(folder, PARENT)
@@ -316,7 +349,10 @@ def test_a_mount_on_a_kept_folder(base: Base, run: Path) -> None:
 
 
 def test_sweep(base: Base, run: Path) -> None:
-    """What a kill left in the base goes; what somebody put into it stays and is named."""
+    """What a kill left in the base goes; what somebody put into it stays and is named.
+
+    Taken out: the name of what stays, and the half made ones.
+    """
     make(base)
     for name, marker in (("new-a", True), ("new-b", False), ("old-c", True), ("old-d", True)):
         made_by_hand(run / f".sockbroker-{name}", marker=marker)
@@ -327,7 +363,10 @@ def test_sweep(base: Base, run: Path) -> None:
 
 
 def test_what_was_left_is_made_anew(base: Base, run: Path) -> None:
-    """A half made folder of a killed run is no obstacle, even before a sweep."""
+    """A half made folder of a killed run is no obstacle, even before a sweep.
+
+    Taken out: that `Base._create` discards what is left of an earlier try.
+    """
     made_by_hand(run / ".sockbroker-new-chat", marker=True)
     make(base)
     assert names(run) == ["chat"]
@@ -335,7 +374,10 @@ def test_what_was_left_is_made_anew(base: Base, run: Path) -> None:
 
 @pytest.mark.parametrize("entry", [None, "1000", ".old-1000-0123456789abcdef", "file"])
 def test_retire(base: Base, run: Path, entry: str | None) -> None:
-    """A folder is removed if nothing but the marker is in it; else it stays as it is."""
+    """A folder is removed if nothing but the marker is in it; else it stays as it is.
+
+    Taken out: both looks at what is in it, one behind the other.
+    """
     make(base)
     if entry:
         (run / "chat" / entry).mkdir()
@@ -346,7 +388,10 @@ def test_retire(base: Base, run: Path, entry: str | None) -> None:
 
 
 def test_nothing_to_retire(base: Base, run: Path) -> None:
-    """What is absent or another's is not removed."""
+    """What is absent or another's is not removed.
+
+    Taken out: the look for the marker in `Base.find`.
+    """
     made_by_hand(run / "chat", marker=False)
     assert not base.retire("chat")
     assert not base.retire("other")
@@ -429,7 +474,10 @@ def test_a_lock_that_others_could_hold(base: Base, run: Path, kind: str) -> None
 
 
 def test_no_descriptor_is_left_open(base: Base, run: Path) -> None:
-    """Whatever comes of it, no call leaves a descriptor open but the folder that it returns."""
+    """Whatever comes of it, no call leaves a descriptor open but the folder that it returns.
+
+    Taken out: the closing in `Base._existing`.
+    """
     make(base)
     made_by_hand(run / "unmarked", marker=False)
     made_by_hand(run / "wide", marker=True, mode=0o777)
