@@ -86,7 +86,7 @@ class Confinement:
     def _apply(self, layers: Sequence[Layer] | Iterator[Layer]) -> None:
         for layer in layers:
             try:
-                if not layer.holds():
+                if not _holds(layer):
                     layer.apply()
             except OSError as error:
                 self.missing[layer.name] = error.strerror or str(error)
@@ -109,3 +109,11 @@ class Confinement:
     def _writable(self) -> list[str]:
         within = self._own.startswith(f"{self._base.rstrip('/')}/")
         return [self._base] if within else [self._base, self._own]
+
+
+def _holds(layer: Layer) -> bool:
+    """Tell whether it holds already; what cannot be told does not."""
+    try:
+        return layer.holds()
+    except OSError:
+        return False

@@ -5,6 +5,7 @@ threads that it starts from then on.
 """
 
 import ctypes
+import errno
 import os
 from collections.abc import Set
 from typing import Final
@@ -51,11 +52,16 @@ def held() -> frozenset[int]:
 
 
 def bounding() -> frozenset[int]:
-    """Return what a program run from here could have at most; EINVAL ends the kernel's list."""
+    """Return what a program run from here could have at most.
+
+    OSError where the kernel may not be asked; EINVAL ends its list, but does not begin it.
+    """
     found = set()
     for number in range(_LAST_POSSIBLE + 1):
         answer = _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0)
         if answer < 0:
+            if number == 0 or ctypes.get_errno() != errno.EINVAL:
+                raise _error()
             break
         if answer:
             found.add(number)
@@ -65,13 +71,16 @@ def bounding() -> frozenset[int]:
 def keep(wanted: Set[int]) -> None:
     """Give up every other capability, for good: also for programs that this process would run.
 
-    OSError (EPERM) where the bounding set cannot be narrowed for want of CAP_SETPCAP; the others
-    are given up even so.
+    OSError where the bounding set cannot be narrowed (EPERM for want of CAP_SETPCAP) or not even
+    read; the others are given up even so.
     """
     refused: OSError | None = None
-    for number in bounding() - wanted:
-        if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0):
-            refused = _error()
+    try:
+        for number in bounding() - wanted:
+            if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0):
+                refused = _error()
+    except OSError as error:
+        refused = error
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)  # EINVAL before Linux 4.3
     mask = sum(1 << number for number in wanted & held())
     sets = _get()

@@ -32,7 +32,8 @@ def set_no_new_code() -> None:
 
 
 def no_new_code() -> bool:
-    return bool(_libc.prctl(_PR_GET_MDWE, 0, 0, 0, 0) & _PR_MDWE_REFUSE_EXEC_GAIN)
+    answer = _libc.prctl(_PR_GET_MDWE, 0, 0, 0, 0)
+    return bool(answer > 0 and answer & _PR_MDWE_REFUSE_EXEC_GAIN)  # -1 before Linux 6.3
 
 
 def _set(flag: int) -> None:
