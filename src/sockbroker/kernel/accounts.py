@@ -70,12 +70,15 @@ def groups_of(
 
 
 def login_defs_range(path: str = "/etc/login.defs") -> tuple[int, int]:
-    """Return UID_MIN and UID_MAX, the uids of people, or what they usually are."""
+    """Return UID_MIN and UID_MAX, the uids of people, or what they usually are if nothing says so.
+
+    Raises OSError if the file is there and cannot be read: what is usual might be more.
+    """
     values = dict(zip(("UID_MIN", "UID_MAX"), _DEFAULT_RANGE, strict=True))
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             text = file.read(1024 * 1024)
-    except OSError:
+    except FileNotFoundError:
         return _DEFAULT_RANGE
     for name, number in re.findall(r"^[ \t]*(UID_MIN|UID_MAX)[ \t]+([0-9]{1,10})\b", text, re.M):
         values[name] = int(number)
