@@ -102,7 +102,11 @@ def _run_beside(job: Callable[[], None], seconds: float) -> None:
             _TURN.release()
 
     thread = threading.Thread(target=run, name="accounts", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # no more threads
+        _TURN.release()
+        raise OSError(errno.EAGAIN, str(error)) from error
     thread.join(max(0.0, end - time.monotonic()))
     if errors:
         raise errors[0]

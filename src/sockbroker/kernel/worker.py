@@ -7,10 +7,11 @@ as a call in the loop.  Jobs of one worker run one after the other, in the order
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -44,17 +45,33 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Callable[[], T], done: Callable[[Outcome[T]], None]) -> None:
-        """Run `job` in the thread, then `done` with its outcome in the loop."""
+        """Run `job` in the thread, then `done` with its outcome in the loop.
+
+        Where no thread can be had that is an OSError, which `done` gets in the loop as well.
+        """
 
         def run() -> None:
             outcome = Outcome(job)
             self._deliver(lambda: done(outcome))
 
-        self._jobs.put(run)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads: the next job tries again
+                outcome: Outcome[T] = Outcome(_raising(OSError(errno.EAGAIN, str(error))))
+                self._deliver(lambda: done(outcome))
+                return
+            self._thread = thread
+        self._jobs.put(run)
 
     def _work(self) -> None:
         while True:
             self._jobs.get()()
+
+
+def _raising(error: OSError) -> Callable[[], NoReturn]:
+    def job() -> NoReturn:
+        raise error
+
+    return job
