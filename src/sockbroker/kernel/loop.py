@@ -110,7 +110,10 @@ class Loop:
 
     def _woken(self, _events: int) -> None:
         # Taken before the calls are looked at: one that is added meanwhile wakes the loop again.
-        numbers = self._wake_read.recv(4096)
+        try:
+            numbers = self._wake_read.recv(4096)
+        except OSError:
+            return  # it stays readable
         for number, callback in self._signals.items():
             if number in numbers:
                 callback()

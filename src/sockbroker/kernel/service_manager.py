@@ -80,12 +80,16 @@ class Notifier:
     def __init__(self, address: str | None) -> None:
         self._socket: socket.socket | None = None
         if address is not None:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             try:
-                self._socket.connect("\0" + address[1:] if address[0] == "@" else address)
+                speaking = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             except OSError:
-                self._socket.close()
-                self._socket = None
+                return
+            try:
+                speaking.connect("\0" + address[1:] if address[0] == "@" else address)
+            except OSError:
+                speaking.close()
+            else:
+                self._socket = speaking
 
     def tell(self, *assignments: str) -> None:
         """Send the assignments in one datagram; a manager that does not listen is no error."""
