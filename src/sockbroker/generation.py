@@ -96,6 +96,7 @@ class Generation:
             self._folders.keep(policy.apps)
             self._next_report = Report(orphans=self.report.orphans)
             self._pass = bring(self._folders, policy, self._next_report)
+            gc.collect()  # or what is garbage now would be kept for good, at each reload anew
             gc.freeze()  # no cycles in it: the old one is freed by its references
             self._slice(self._pass)
 
