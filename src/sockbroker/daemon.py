@@ -6,6 +6,7 @@ reads the environment, the command line or the clock of a start.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -13,10 +14,12 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from io import FileIO
 
 from sockbroker import __version__
 from sockbroker.broker import Broker
 from sockbroker.closing import Closer
+from sockbroker.complaints import sentence
 from sockbroker.confinement import Confinement
 from sockbroker.core.policy import PolicyError
 from sockbroker.disposal import Disposal
@@ -26,6 +29,7 @@ from sockbroker.interfaces import service
 from sockbroker.kernel.directories import Base, BaseLocked
 from sockbroker.kernel.listeners import ListenerError
 from sockbroker.kernel.loop import Loop, block_signals
+from sockbroker.kernel.null_device import open_null
 from sockbroker.kernel.policyfile import PolicyFileError
 from sockbroker.kernel.root_path import DirectoryError, open_root_path
 from sockbroker.kernel.service_manager import Inherited, Notifier, systemd_is_running, take
@@ -70,7 +74,10 @@ EXIT_POLICY = 65  # EX_DATAERR, sysexits(3)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon; returns its exit status."""
     block_signals(SIGNALS)
-    _open_standard_descriptors()
+    try:
+        _open_standard_descriptors()
+    except OSError as error:
+        return _complain(sentence("opening standard input and output", error))
     inherited = take(os.environ, os.getpid())
     os.umask(0o077)
     options = read_options(arguments)
@@ -79,13 +86,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.remove_directories:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return remove_directories(options.base, force=options.force)
-    _limit_descriptors()
-    _take_precedence()
-    if not options.daemonize:
-        return _foreground(options, inherited)
-    if systemd_is_running() and options.base == "/run":
-        return _complain("systemd runs this machine; use: systemctl start sockbroker.service")
-    return in_background(lambda launch: _background(options, launch))
+    try:
+        _limit_descriptors()
+        _take_precedence()
+        if not options.daemonize:
+            return _foreground(options, inherited)
+        if systemd_is_running() and options.base == "/run":
+            return _complain("systemd runs this machine; use: systemctl start sockbroker.service")
+        return in_background(lambda launch: _background(options, launch))
+    except OSError as error:
+        return _complain(sentence("becoming a daemon", error))
 
 
 def _complain(text: str) -> int:
@@ -95,7 +105,7 @@ def _complain(text: str) -> int:
 
 def _open_standard_descriptors() -> None:
     """Fill 0, 1 and 2 if they are closed: the lock must not become standard input, and be lost."""
-    while (descriptor := os.open("/dev/null", os.O_RDWR)) <= 2:
+    while (descriptor := open_null()) <= 2:
         continue
     os.close(descriptor)
     # Python has no stream where there was no descriptor, and python-daemon wants all three.
@@ -108,7 +118,10 @@ def _limit_descriptors() -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if most < hard or hard == resource.RLIM_INFINITY:  # else a service manager has seen to it
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        except ValueError as error:  # what it makes of EPERM
+            raise OSError(errno.EPERM, f"the limit of open files: {error}") from error
 
 
 def _take_precedence() -> None:
@@ -120,49 +133,48 @@ def _take_precedence() -> None:
 
 
 def _foreground(options: Options, inherited: Inherited) -> int:
-    import daemon as python_daemon  # after the limit: 2.3 lists every possible descriptor
-
-    with python_daemon.DaemonContext(
-        detach_process=False,
-        chroot_directory=None,
-        working_directory="/",
-        umask=0o077,
-        uid=None,
-        gid=None,
-        initgroups=False,
-        prevent_core=True,
-        files_preserve=list(inherited.descriptors),
-        pidfile=None,  # written by ourselves, and for information only
-        signal_map={},  # the loop has its own
-        stdin=None,
-        stdout=sys.stdout,
-        stderr=sys.stderr,
-    ):
-        # Made in here: the context has closed every descriptor that it does not know.
-        logger = logger_for(2, inherited.journal_stream)
-        return Daemon(options, inherited, logger).run(Launch(None))
+    _detach(detach_process=False, files_preserve=list(inherited.descriptors), output=True)
+    # Made after it: the context has closed every descriptor that it does not know.
+    logger = logger_for(2, inherited.journal_stream)
+    return Daemon(options, inherited, logger).run(Launch(None))
 
 
 def _background(options: Options, launch: Launch) -> int:
-    import daemon as python_daemon  # after the limit: 2.3 lists every possible descriptor
+    try:
+        _detach(detach_process=True, files_preserve=launch.descriptors(), output=False)
+        daemon = Daemon(options, Inherited(), syslog_logger())
+    except OSError as error:
+        launch.failed((sentence("becoming a daemon", error),), 1)
+        return 1
+    return daemon.run(launch)
 
-    with python_daemon.DaemonContext(
-        detach_process=True,
-        chroot_directory=None,
-        working_directory="/",
-        umask=0o077,
-        uid=None,
-        gid=None,
-        initgroups=False,
-        prevent_core=True,
-        files_preserve=launch.descriptors(),
-        pidfile=None,
-        signal_map={},
-        stdin=None,
-        stdout=None,
-        stderr=None,
-    ):
-        return Daemon(options, Inherited(), syslog_logger()).run(launch)
+
+def _detach(*, detach_process: bool, files_preserve: list[int], output: bool) -> None:
+    """Become a daemon, with the caller's output or none; OSError if the kernel refuses."""
+    # After the limit: 2.3 lists every possible descriptor.
+    from daemon.daemon import DaemonContext, DaemonError
+
+    with FileIO(open_null()) as null:  # python-daemon's own would have to be /dev/null
+        try:
+            DaemonContext(
+                detach_process=detach_process,
+                chroot_directory=None,
+                working_directory="/",
+                umask=0o077,
+                uid=None,
+                gid=None,
+                initgroups=False,
+                prevent_core=True,
+                files_preserve=files_preserve,
+                pidfile=None,  # written by ourselves, and for information only
+                signal_map={},  # the loop has its own
+                stdin=null,
+                stdout=sys.stdout if output else null,
+                stderr=sys.stderr if output else null,
+            ).open()
+        except (ValueError, DaemonError) as error:  # `resource` makes ValueErrors of some errors
+            cause = error.__cause__
+            raise (cause if isinstance(cause, OSError) else OSError(str(error))) from error
 
 
 class Daemon:
@@ -172,6 +184,8 @@ class Daemon:
         self._options = options
         self._inherited = inherited
         self._log = log
+        self._doing = "reading the policy"
+        """The part of the start that is under way, for who has to mend what is in its way."""
         self._notifier = Notifier(inherited.notify_socket)
 
     def run(self, launch: Launch) -> int:
@@ -188,8 +202,7 @@ class Daemon:
                 except (BaseLocked, DirectoryError, ListenerError) as error:
                     return self._fail(launch, (str(error),), 1)
                 except OSError as error:
-                    where = f"{error.filename}: " if error.filename else ""
-                    return self._fail(launch, (f"{where}{error.strerror}",), 1)
+                    return self._fail(launch, (sentence(self._doing, error),), 1)
                 self._loop.run(self._server.between, self._server.next_deadline)
         except Exception as fault:
             self._log.critical("fault", fault=fault)
@@ -207,13 +220,17 @@ class Daemon:
         options = self._options
         sys.setswitchinterval(0.0005)  # else a worker that computes holds each call up by 5 ms
         document = read(options.policy)  # a bad one ends the start before anything is touched
+        self._doing = "making sure of the broker's own directory"
+        _look_for_proc()
         os.close(open_root_path(options.runtime_directory, make_mode=0o755))
         confinement = Confinement(options.base, options.runtime_directory)
         confinement.confine_mounts()
+        self._doing = f"taking {options.base} for this broker"
         base = stack.enter_context(Base.open(options.base))
         base.lock()
         own = open_root_path(options.runtime_directory, make_mode=0o755)
         stack.callback(os.close, own)
+        self._doing = "listening"
         sockets = Sockets(
             control_name=options.control_name,
             runtime_directory=options.runtime_directory,
@@ -223,8 +240,12 @@ class Daemon:
         sockets.set_up(self._inherited.descriptors)
         stack.enter_context(PidFile(own, "sockbrokerd.pid", self._log))
         confinement.confine()
+        if confinement.missing:
+            self._log.warning("not all that confines holds", missing=confinement.missing)
+        self._doing = "looking up the names of the policy"
         policy = look_up(document)
 
+        self._doing = "setting up what serves"
         loop = self._loop = Loop()
         stack.callback(loop.close)
         folders = Folders(base)
@@ -299,7 +320,6 @@ class Daemon:
             policy=options.policy,
             apps=len(policy.apps),
             confined=confinement.held,
-            not_confined=confinement.missing,
             state=self._status.state,
             problems=self._status.problems()[:20],
         )
@@ -357,6 +377,12 @@ class Daemon:
                 self._loop.call_later(0.02, look)
 
         look()
+
+
+def _look_for_proc() -> None:
+    """Modes and owners are set by the paths of descriptors, and the use of directories is there."""
+    if not os.path.isdir("/proc/self/fd"):
+        raise DirectoryError("/proc: no proc file system is mounted there; mount one")
 
 
 def _most_connections() -> int:

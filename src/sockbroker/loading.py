@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sockbroker.complaints import sentence
 from sockbroker.core.policy import Document, Policy, PolicyError
 from sockbroker.core.policy_reader import read_policy
 from sockbroker.core.resolution import lookups, resolve
@@ -32,6 +33,8 @@ def problems_of(error: Exception) -> tuple[str, ...]:
         return error.problems
     if isinstance(error, PolicyFileError):
         return (str(error),)
+    if isinstance(error, OSError):
+        return (sentence("looking up the names of the policy", error),)
     # A fault of ours must not cost the policy in force, nor the daemon.
     return (f"fault while loading, please report it: {type(error).__name__}: {error}",)
 

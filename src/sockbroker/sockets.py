@@ -47,7 +47,10 @@ class Sockets:
             self._try_name()
 
     def _bind(self, address: Address) -> None:
-        self._open[address] = listen(address)
+        try:
+            self._open[address] = listen(address)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(address)) from error
         self._bound.append(address)
 
     def _try_name(self) -> None:

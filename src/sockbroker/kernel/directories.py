@@ -135,6 +135,8 @@ class Base:
         try:
             descriptor = os.open(_LOCK, flags, 0o600, dir_fd=self._descriptor)
         except OSError as error:
+            if error.errno not in {errno.EISDIR, errno.ELOOP, errno.ENXIO}:
+                raise OSError(error.errno, error.strerror, path) from error
             raise DirectoryError(f"{path}: {error.strerror}; remove it") from error
         with ExitStack() as stack:
             stack.callback(os.close, descriptor)

@@ -33,6 +33,8 @@ def read(path: str, *, trusted: bool) -> bytes:
         folder = open_root_path(directory)
     except DirectoryError as error:
         raise PolicyFileError(f"{path}: {error}") from error
+    except OSError as error:
+        raise PolicyFileError(_said(path, error)) from error
     try:
         return _read(name, path, folder=folder)
     finally:

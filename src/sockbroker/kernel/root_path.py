@@ -5,6 +5,7 @@ directory on the way can put another one in the place of the next; then nothing 
 further down holds.  The sticky bit is no excuse: it does not keep anyone from being first.
 """
 
+import errno
 import os
 import stat
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from sockbroker.kernel.syscalls import Status
 
 _OPEN: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_NOT_SUCH: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class DirectoryError(Exception):
@@ -44,6 +46,8 @@ def open_root_path(path: str, *, make_mode: int | None = None) -> int:
                 # Mounts may be crossed here: /run is one.
                 descriptor = os.open(name, _OPEN, dir_fd=parent)
             except OSError as error:
+                if error.errno not in _NOT_SUCH:
+                    raise OSError(error.errno, error.strerror, walked) from error
                 raise DirectoryError(
                     f"{walked}: {error.strerror}; it must be a directory, and no link to one"
                 ) from error
@@ -51,7 +55,10 @@ def open_root_path(path: str, *, make_mode: int | None = None) -> int:
             status = look_at(descriptor)
             _check(walked, status)
             if last and make_mode is not None and stat.S_IMODE(status.mode) != make_mode:
-                set_mode(descriptor, make_mode)
+                try:
+                    set_mode(descriptor, make_mode)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, walked) from error
         return os.dup(descriptor)
 
 
