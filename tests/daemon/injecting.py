@@ -93,7 +93,7 @@ class Subject:
         line.socket.settimeout(SECONDS_TO_ANSWER)
         return line
 
-    def ask(self, uid: int, method: str, **parameters: object) -> Reply:
+    def ask(self, uid: int, method: str, /, **parameters: object) -> Reply:
         """One call."""
         with self.connect(uid) as line:
             return line.call(method, **parameters)
@@ -305,14 +305,14 @@ def try_a_case(
     result.injected.add(site)
 
 
-def table(result: Result, operations: Sequence[Operation]) -> str:
+def table(result: Result) -> str:
     """Operation by fault: how often survived, of how often tried."""
     lines = ["", f"{'survived/tried':<22}" + "".join(f"{error:>9}" for error in ERRORS)]
-    for operation in operations:
+    for operation in dict.fromkeys(operation for operation, _error in result.tried):
         cells = [
-            f"{result.survived[operation.name, error]}/{result.tried[operation.name, error]}"
+            f"{result.survived[operation, error]}/{result.tried[operation, error]}"
             for error in ERRORS
         ]
-        lines.append(f"{operation.name:<22}" + "".join(f"{cell:>9}" for cell in cells))
+        lines.append(f"{operation:<22}" + "".join(f"{cell:>9}" for cell in cells))
     survived, tried = result.survived.total(), result.tried.total()
     return "\n".join([*lines, f"{survived} of {tried} faults survived"])
