@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -209,6 +210,22 @@ def test_with_closed_descriptors(world: World) -> None:
     assert links == ["/dev/null"] * 3
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "existing"
     end(number)
+
+
+@pytest.mark.parametrize("name", ["socketpair", "clone", "setsid", "chdir", "dup2", "setuid"])
+def test_what_keeps_it_out_of_the_background(world: World, name: str) -> None:
+    """An error on the way there is one line with what to do, and 1; nothing runs, nothing is made.
+
+    Seen to fail when python-daemon's errors were let through: a traceback, or "see the system's
+    log", where there was nothing.
+    """
+    inject = f"inject={name}:error=ENOMEM:when=1"
+    failing = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={name}", "-e", inject]
+    starter = world.begin("--daemonize", policy=POLICY, under=failing)
+    assert starter.ended() == 1
+    told = "becoming a daemon: (/: )?Cannot allocate memory; free memory, or allow it more"
+    assert re.fullmatch(f"sockbrokerd: {told}\n", starter.text()), starter.text()
+    assert os.listdir(RUN) == []
 
 
 def test_it_logs_to_dev_log(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from running import (
     state,
     tree,
 )
+from starting import LAYERS
 
 pytestmark = pytest.mark.root
 
@@ -461,6 +463,77 @@ def test_an_older_kernel(world: World) -> None:
     eventually("deleted", lambda: len(os.listdir(RUN / "demo")) == 3)
     (RUN / "own").unlink()
     assert state(RUN / f"boot/{CAROL}") == (CAROL, CHAT, "2750")
+
+
+FEWER_DEVICES = """\
+mkdir "$1" && mount -n --bind /dev "$1" && mount -n -t tmpfs -o mode=0755 tmpfs /dev || exit 99
+for name in $2; do
+    touch "/dev/$name" && mount -n --bind "$1/$name" "/dev/$name" || exit 99
+done
+shift 2
+exec "$@"
+"""
+
+
+def with_devices(world: World, *names: str) -> list[str]:
+    """What starts a daemon with no other devices than these."""
+    within = ["unshare", "--mount", "sh", "-c", FEWER_DEVICES, "sh"]
+    return [*within, str(world.own / "devices"), " ".join(names)]
+
+
+@pytest.mark.parametrize("names", [(), ("null",), ("urandom",)], ids=str)
+def test_without_devices(world: World, names: tuple[str, ...]) -> None:
+    """A container without /dev, or without one of its devices, lacks nothing that is needed.
+
+    Seen to fail when the daemon opened /dev/null whatever its standard descriptors were, and when
+    python-daemon did.
+    """
+    daemon = world.start(POLICY, under=with_devices(world, *names))
+    assert tree() == LAYOUT
+    assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
+    assert user_asks(ALICE, "Release", app="demo") == {}
+    eventually("deleted", lambda: tree() == LAYOUT)
+    status = operator_asks("Status")["parameters"]
+    assert (status["state"], status["confinement"]) == ("running", LAYERS)
+    assert daemon.log("fault") == []
+    daemon.end()
+
+
+def test_without_devices_and_descriptors(world: World) -> None:
+    """Standard input, output and errors are nothing then, and never a socket or the lock."""
+    daemon = world.begin(
+        policy=POLICY, under=with_devices(world), before=lambda: os.closerange(0, 3)
+    )
+    eventually("answers", lambda: Path(OPERATOR).exists())
+    assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
+    links = [os.readlink(f"/proc/{daemon.pid}/fd/{descriptor}") for descriptor in range(3)]
+    assert {link.split()[0] for link in links} == {"/memfd:null"}
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.ended() == 0
+
+
+def test_in_the_background_without_devices(world: World) -> None:
+    """So it goes to the background, and says that it has."""
+    starter = world.begin("--daemonize", policy=POLICY, under=with_devices(world))
+    assert starter.ended() == 0, starter.text()
+    assert starter.text() == ""
+    pid = int((RUN / "sockbroker/sockbrokerd.pid").read_text())
+    assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
+    os.kill(pid, signal.SIGTERM)
+    eventually("ended", lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_without_proc(world: World) -> None:
+    """Nothing could be given away without /proc, so there is no start, and one line says why.
+
+    Seen to fail without a look for it: "/proc/self/fd/5: No such file or directory" was all.
+    """
+    within = ["unshare", "--mount", "sh", "-c", 'mount -n -t tmpfs tmpfs /proc && exec "$@"', "sh"]
+    daemon = world.begin(policy=POLICY, under=within)
+    assert daemon.ended() == 1
+    (event,) = daemon.log()
+    assert event["problems"] == ["/proc: no proc file system is mounted there; mount one"]
+    assert os.listdir(RUN) == []
 
 
 def test_nothing_of_the_environment_steers_it(world: World) -> None:
