@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import Counter
 
 import pytest
 from peers import (
     LIMIT_REACHED,
     Line,
     Peer,
+    ask,
     granted,
     operator_asks,
 )
@@ -35,6 +37,28 @@ def test_one_user_asks_twice_at_once(world: World) -> None:
     """One user's two processes ask at the same moment, 1000 times: one directory each time."""
     world.start("apps: {demo: {allow: {everyone: true}}}")
     at_once([ALICE, ALICE], 1000)
+
+
+def test_one_user_asks_while_his_directory_is_made(world: World) -> None:
+    """However slow the file system is (200 ms for each mkdir), it is made once for all who ask.
+
+    Taken out, to see it fail: that a directory is looked for before one is made.
+    """
+    slow = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=mkdirat"]
+    slow += ["-e", "inject=mkdirat:delay_enter=200000"]
+    world.start("apps: {demo: {allow: {everyone: true}}}", under=slow)
+    peers = [
+        Peer(uid, lambda: granted(ask("Request", app="demo")))
+        for uid in (ALICE, BOB)
+        for _ in range(5)
+    ]
+    answers = Counter(peer.result() for peer in peers)
+    assert answers == {
+        (f"/run/demo/{uid}", outcome): count
+        for uid in (ALICE, BOB)
+        for outcome, count in (("created", 1), ("existing", 4))
+    }
+    assert sorted(os.listdir("/run/demo")) == [".sockbroker", f"{ALICE}", f"{BOB}"]
 
 
 def at_once(uids: list[int], times: int) -> None:
