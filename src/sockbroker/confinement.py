@@ -23,6 +23,7 @@ from sockbroker.kernel.capabilities import (
     CAP_FSETID,
 )
 from sockbroker.kernel.mount_namespace import is_read_only, leave_writable_only
+from sockbroker.kernel.root_path import DirectoryError
 
 KEPT = frozenset({CAP_CHOWN, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID})
 """Give directories away, look into users' own, set their modes, and keep setgid on them."""
@@ -57,8 +58,17 @@ class Confinement:
         self.missing: dict[str, str] = {}
 
     def confine_mounts(self) -> None:
-        """Have all be read-only but the base and the daemon's own folder."""
+        """Have all be read-only but the base and the daemon's own folder.
+
+        DirectoryError if these two are as well: there is no way back out of the namespace.
+        """
         self._apply([Layer(name="mounts", apply=self._mount, holds=self._mounted)])
+        why = self.missing.get("mounts")
+        if why is not None and any(map(is_read_only, self._writable())):
+            raise DirectoryError(
+                f"{self._base}: read-only for this process, which could not see to that: {why};"
+                " see what forbids it, or have it mounted so that it can be written"
+            )
 
     def confine(self) -> None:
         """Put on all other layers; no file can be made from here on, in no folder."""

@@ -45,7 +45,8 @@ def leave_writable_only(
     What is `hidden` becomes unreachable, a socket for one.  Of these two whatever does not exist is
     passed over; so is what is mounted below the folders, which stays read-only.  Needs
     CAP_SYS_ADMIN.  OSError: EPERM without it, ENOSYS before Linux 5.12; then everything is as it
-    was, or in a namespace that differs from the one before in nothing that hinders.
+    was, or in a namespace that differs from the one before in nothing that hinders; unless the very
+    last call failed, which takes the folders back out of what is read-only: see `is_read_only`.
     """
     _check(_libc.unshare(_CLONE_NEWNS), "unshare")
     _mount(None, "/", _MS_REC | _MS_SLAVE)
