@@ -247,6 +247,22 @@ def test_a_kernel_that_lacks_something(prey: World, what: str, answer: int) -> N
         daemon.kill()
 
 
+def test_mounts_that_are_half_set_up(world: World) -> None:
+    """With all read-only and no way to take the base out of it, there is no start; it says so.
+
+    Seen to fail without a look: then a lock that could not be written was all that it said.
+    """
+    not_recursive = Refusal("mount_setattr", EPERM, (-1, -1, 0))
+    daemon = world.begin(policy=POLICY, before=lambda: refuse([not_recursive]))
+    assert daemon.ended() == 1
+    (event,) = daemon.log()
+    (problem,) = event["problems"]
+    assert problem.startswith("/run: read-only for this process"), problem
+    assert "mount_setattr /run: Operation not permitted" in problem
+    assert state("/run/sockbroker") == (0, 0, "0755")
+    assert os.listdir("/run/sockbroker") == []
+
+
 def all_is_right(daemon: Daemon) -> None:
     """Ask, list, repair, refuse and release, and the answers are what they always are."""
     path = RUN / f"demo/{ALICE}"
