@@ -3,6 +3,7 @@
 #
 #     sh tests/run.sh                     all of it, as CI does; as root, since most of what is promised shows only there
 #     sh tests/run.sh tests/core -k idl   pytest with these arguments, in the same surroundings
+#     sh tests/run.sh --bench [NAME...]   no tests: measures how fast the broker is (--help: more of it); needs root
 #
 # As root it installs what is missing from Debian, and runs the tests in mount and network namespaces of their own with an empty
 # /run, so that the machine's own users, sockets and directories are neither seen nor touched. Without root it runs what can be
@@ -48,24 +49,44 @@ man man-db
 systemd-analyze systemd
 getent libc-bin
 ps procps
-xz xz-utils'
+xz xz-utils
+cc gcc'
+
+# What the bench measures the broker against. It says in its table what it could not have.
+peers='dbus-daemon dbus-daemon
+sudo sudo
+/lib/systemd/systemd-userdbd systemd-userdbd'
 
 install_tools() {
-    missing=$(printf '%s\n' "$tools" | while read -r command package; do
-        command -v "$command" >/dev/null || printf ' %s' "$package"
-    done)
+    missing=$(missing_of "$tools")
+    [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
     "$python" -I -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing="$missing debian-archive-keyring"
     [ -n "$missing" ] || return 0
     [ "$(id -u)" = 0 ] || fail "these packages are missing:$missing. Install them, or run this as root, which does"
-    say "installing$missing"
+    install_packages "$missing" || fail "apt-get cannot install$missing"
+}
+
+install_peers() {
+    missing=$(missing_of "$peers")
+    [ -z "$missing" ] || install_packages "$missing" || say "apt-get cannot install$missing"
+}
+
+missing_of() {
+    printf '%s\n' "$1" | while read -r command package; do
+        command -v "$command" >/dev/null || printf ' %s' "$package"
+    done
+}
+
+install_packages() {
+    say "installing$1"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq </dev/null || say 'the package lists could not all be renewed'
     # shellcheck disable=SC2086 # a list of words
-    apt-get install -y -qq --no-install-recommends $missing </dev/null >"$cache/apt.log" 2>&1 || {
+    apt-get install -y -qq --no-install-recommends $1 </dev/null >"$cache/apt.log" 2>&1 || {
         cat "$cache/apt.log" >&2
-        fail "apt-get cannot install$missing"
+        return 1
     }
 }
 
@@ -166,6 +187,10 @@ if [ "${1-}" = --in-namespaces ]; then
     export PATH PYTHONPYCACHEPREFIX="$cache/pycache" HYPOTHESIS_STORAGE_DIRECTORY="$cache/hypothesis" COVERAGE_FILE="$cache/coverage" \
         MYPY_CACHE_DIR="$cache/mypy" RUFF_CACHE_DIR="$cache/ruff" PYTEST_ADDOPTS="-p no:cacheprovider --no-skips" \
         SOCKBROKER_TEST_CACHE="$cache"
+    if [ "${1-}" = --bench ]; then
+        shift
+        exec python tests/bench "$@"
+    fi
     if [ $# -gt 0 ]; then
         exec python -m pytest "$@"
     fi
@@ -178,7 +203,9 @@ umask 077 # or any user could open the lock and hold it
 exec 9>"$cache/lock"
 umask 022
 flock 9 # the tools are made by one run at a time
+[ "${1-}" != --bench ] || [ "$(id -u)" = 0 ] || fail 'the bench needs root: it starts the broker, and asks it as many users'
 install_tools
+[ "${1-}" != --bench ] || install_peers
 make_varlinkctl
 if [ "$(id -u)" = 0 ]; then
     make_venv /mnt

@@ -1,0 +1,194 @@
+"""What one uid does while others are timed: the floods and trees of the daemon's tests.
+
+A scene prepares what it takes in a world where a daemon runs, and returns what is to be done, and
+ended, while the others ask.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+
+import test_every_flood
+import test_floods
+import test_hostile_trees
+from measuring import NotMeasured
+from peers import REQUEST, Line, Peer, as_mallory, user_asks
+from running import MALLORY, RUN, World
+from test_descriptors import Lingering, file_that_is_never_closed, rights
+from witness import looping, silent_file_server
+
+SECONDS = test_floods.SECONDS
+"""For which the others ask."""
+
+Finish = Callable[[], None]
+Scene = Callable[[World], Finish]
+
+HIS = RUN / f"demo/{MALLORY}"
+
+
+def _all(peers: list[Peer[object]]) -> Finish:
+    def finish() -> None:
+        for peer in peers:
+            peer.result()
+
+    return finish
+
+
+def _repeat(*acts: Callable[[], object]) -> list[Peer[object]]:
+    """Have mallory do these again and again, each in a process."""
+    return [Peer[object](MALLORY, looping(act)) for act in acts]
+
+
+def _end(peers: list[Peer[object]]) -> None:
+    for peer in peers:
+        peer.end()
+
+
+def _until_asked(peers: list[Peer[object]]) -> Finish:
+    """Let them go on until the others have asked."""
+
+    def finish() -> None:
+        time.sleep(SECONDS + 1)
+        _end(peers)
+
+    return finish
+
+
+def flood(kind: Callable[[], Callable[[], None]]) -> Scene:
+    """Four processes that flood in one way."""
+
+    def scene(_world: World) -> Finish:
+        flooding = [
+            Peer[object](MALLORY, lambda: test_floods.flood(kind))
+            for _ in range(test_floods.FLOODERS)
+        ]
+        time.sleep(1)  # until it is in full flow
+        return _all(flooding)
+
+    return scene
+
+
+def every_flood(_world: World) -> Finish:
+    """One process for each way to flood, at once."""
+    acts = test_every_flood.EVERY_WAY
+    return _all([Peer[object](MALLORY, test_every_flood.flooding(act)) for act in acts])
+
+
+def many_descriptors(_world: World) -> Finish:
+    """Messages with as many descriptors as one can have."""
+    many: list[int] = []
+
+    def send() -> None:
+        if not many:
+            many.extend(os.open("/", os.O_RDONLY) for _ in range(253))
+        with Line() as line:
+            line.socket.sendmsg([REQUEST], rights(many))
+            line.closed()
+
+    return _until_asked(_repeat(send, send))
+
+
+def lingering_sockets(_world: World) -> Finish:
+    """Sockets whose last close takes ten minutes; a hundred, since each takes a thread here."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+    def send() -> None:
+        lingering = Lingering()
+        for _ in range(100):
+            with Line() as line, lingering.make() as made:
+                line.socket.sendmsg([REQUEST[:5]], rights([made.fileno()]))
+            time.sleep(SECONDS / 150)
+        time.sleep(SECONDS)
+
+    return _until_asked([Peer[object](MALLORY, send)])
+
+
+def _with_mounted(
+    mounted: Callable[[], AbstractContextManager[None]], act: Callable[[], object]
+) -> Finish:
+    """Have mallory act while something is mounted."""
+    if not os.path.exists("/dev/fuse"):
+        raise NotMeasured("there is no /dev/fuse")
+    stack, peers = ExitStack(), list[Peer[object]]()
+    stack.callback(lambda: _end(peers))  # last: a file that nobody serves keeps its process
+    stack.enter_context(mounted())
+    peers += _repeat(act)
+
+    def finish() -> None:
+        with stack:
+            time.sleep(SECONDS + 1)
+
+    return finish
+
+
+def unclosed_files(world: World) -> Finish:
+    """Files of a file server that never lets anybody close them."""
+    path = world.own / "file"
+    opened: list[int] = []
+
+    def send() -> None:
+        if not opened:
+            os.closerange(3, 1024)  # with the server's end in it, this process could never end
+            opened.append(os.open(path, os.O_RDONLY))
+        with Line() as line:
+            line.socket.sendmsg([REQUEST], rights(opened))
+            line.closed()
+
+    return _with_mounted(lambda: file_that_is_never_closed(path), send)
+
+
+def tree(make: Callable[[], None]) -> Scene:
+    """The owner of a large tree has it deleted, and asks for a new directory."""
+
+    def scene(_world: World) -> Finish:
+        user_asks(MALLORY, "Request", app="demo")
+        as_mallory(make)
+
+        def finish() -> None:
+            time.sleep(0.5)  # until the others ask
+            user_asks(MALLORY, "Release", app="demo")
+            user_asks(MALLORY, "Request", app="demo")
+
+        return finish
+
+    return scene
+
+
+def _ask_in_every_way() -> None:
+    for method in ("Request", "Release"):
+        with Line() as line:
+            line.call(method, app="demo")
+
+
+def file_server(_world: World) -> Finish:
+    """A file server that never answers is mounted on the directory, which is asked for."""
+    user_asks(MALLORY, "Request", app="demo")
+    return _with_mounted(lambda: silent_file_server(HIS, MALLORY), _ask_in_every_way)
+
+
+def changes(_world: World) -> Finish:
+    """The owner changes the mode of his directory in loops, while he asks for it."""
+    user_asks(MALLORY, "Request", app="demo")
+
+    def change() -> None:
+        for mode in (0o777, 0o000, 0o3777, 0o1755):
+            os.chmod(HIS, mode)
+
+    def ask() -> None:
+        with Line() as line:
+            line.call("Request", app="demo")
+
+    return _until_asked(_repeat(change, ask))
+
+
+FLOODS = test_floods.FLOODS
+TREES = [
+    test_hostile_trees.deep,
+    test_hostile_trees.wide,
+    test_hostile_trees.large,
+    test_hostile_trees.branching,
+]
