@@ -26,7 +26,7 @@ import starting
 from goals import GOALS, Goal
 from measuring import Effort, NotMeasured, Run, Sample, Series, in_turns, reasons
 from programs import Programs
-from promises import PROMISES, Promise, Waiting
+from promises import PROMISES, TIMES, Promise, Waiting
 from report import Line, all_well, goals_as_text, judged, kept, promises_as_text
 
 FAMILIES: dict[str, Callable[[Effort, Programs], AbstractContextManager[dict[str, Run]]]] = {
@@ -51,7 +51,7 @@ def main() -> int:
     goals = [goal for goal in GOALS if chosen(goal.name, arguments.names)]
     promises = [promise for promise in PROMISES if chosen(promise.name, arguments.names)]
     if arguments.list or not (goals or promises):
-        print("\n".join(each.name for each in (*GOALS, *PROMISES)))
+        print("\n".join([goal.name for goal in GOALS] + [each.name for each in PROMISES]))
         return 0 if arguments.list else 2
     effort = Effort(arguments.rounds, arguments.requests)
     began = time.monotonic()
@@ -59,7 +59,7 @@ def main() -> int:
         Path(folder).chmod(0o755)  # the clients are run as users
         programs = Programs(Path(folder))
         goal_lines = measure(goals, effort, programs)
-        promise_lines = time_those_who_wait(promises, programs)
+        promise_lines = time_those_who_wait(promises, programs, min(effort.rounds, TIMES))
     conditions = {
         "kernel": platform.release(),
         "processors": len(os.sched_getaffinity(0)),
@@ -132,9 +132,9 @@ def measure_family(
         return {name: Series([], str(error)) for name in wanted}
 
 
-def time_those_who_wait(promises: Sequence[Promise], programs: Programs) -> list[Line]:
+def time_those_who_wait(promises: Sequence[Promise], programs: Programs, times: int) -> list[Line]:
     """Time what the promises are about."""
-    waiting = Waiting(programs)
+    waiting = Waiting(programs, times)
     lines = []
     for promise in promises:
         tell(f"{promise.what}: {promise.who}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from measuring import NotMeasured, Sample
@@ -43,13 +42,13 @@ class Programs:
 
     def figures(self, name: str, *arguments: object) -> list[Sample]:
         """Run it, and return what it printed, a line each; ProgramFailed if it failed."""
-        return self.figures_under((), name, *arguments)
+        return self.figures_and_errors(name, *arguments)[0]
 
-    def figures_under(self, under: Sequence[str], name: str, *arguments: object) -> list[Sample]:
-        """The same, run by the command `under`."""
-        command = [*under, self.path(name), *map(str, arguments)]
+    def figures_and_errors(self, name: str, *arguments: object) -> tuple[list[Sample], str]:
+        """The same, with what it or what it ran wrote to standard error."""
+        command = [self.path(name), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = done.stderr[-500:] or done.stdout[-500:]
             raise ProgramFailed(f"{name} ended with status {done.returncode}: {said}")
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return [json.loads(line) for line in done.stdout.splitlines()], done.stderr

@@ -1,4 +1,4 @@
-"""The other programs that answer requests: the C reference, systemd-userdbd and dbus-daemon.
+"""The other programs that answer requests: references of our own, systemd-userdbd, dbus-daemon.
 
 Each is started as its own project ships it, pinned to the CPU that the broker is pinned to, and
 ended with the `with` block that started it.
@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,11 +46,16 @@ PATIENCE = 10.0
 def reference(programs: Programs, name: str, job: str, folder: Path, cpu: int) -> Iterator[None]:
     """While entered, the C reference serves that abstract name."""
     folder.mkdir(mode=0o711, exist_ok=True)
-    with _pinned([programs.path("reference"), name, job, str(folder)], cpu) as process:
-        assert process.stdout is not None
-        if process.stdout.readline() != b"ready\n":
-            raise NotMeasured("the C reference does not start")
+    with _ready([programs.path("reference"), name, job, str(folder)], cpu):
         yield
+
+
+@contextmanager
+def usual_server(name: str, folder: Path, cpu: int) -> Iterator[int]:
+    """While entered, an asyncio server serves that abstract name; gives its pid."""
+    source = Path(__file__).with_name("usual_server.py")
+    with _ready([sys.executable, "-I", str(source), name, str(folder)], cpu) as process:
+        yield process.pid
 
 
 @contextmanager
@@ -87,6 +93,16 @@ def _until(what: str, look: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             raise NotMeasured(f"{what} does not start")
         time.sleep(0.01)
+
+
+@contextmanager
+def _ready(command: Sequence[str], cpu: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run one that says when it is ready."""
+    with _pinned(command, cpu) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"ready\n":
+            raise NotMeasured(f"{command[0]} does not start")
+        yield process
 
 
 @contextmanager

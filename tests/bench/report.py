@@ -111,7 +111,11 @@ def promises_as_text(lines: Sequence[Line]) -> str:
     """The table of the promises in time."""
     head = ("name", "what", "who", "asked", "p50", "p99", "limit", "longest", "limit", "kept")
     return "\n".join(
-        [_aligned(head, [_promise_row(each) for each in lines], left=3), *_left_out(lines)]
+        [
+            _aligned(head, [_promise_row(line) for line in lines], left=3),
+            "Medians of the plays of each scene; the longest is that of all of them.",
+            *_left_out(lines),
+        ]
     )
 
 

@@ -17,8 +17,8 @@ from installed import Installed
 from measuring import Effort, Run, Sample
 from policies import APPS, FIRST_UID, many_apps, many_directories
 from programs import Programs
-from references import bus, reference, userdbd
-from running import ALICE, RUN, World, private_world
+from references import bus, reference, userdbd, usual_server
+from running import ALICE, RUN, Daemon, World, private_world
 
 CLIENT = ALICE
 CROWD = 64
@@ -26,7 +26,13 @@ CROWD = 64
 SERVER_CPU = min(os.sched_getaffinity(0))
 OTHER_CPU = max(os.sched_getaffinity(0))
 
-BROKER, REFERENCE = "sockbroker", "bench-reference"
+BROKER, REFERENCE, USUAL = "sockbroker", "bench-reference", "bench-usual"
+
+
+def _computed(pid: int) -> int:
+    """Nanoseconds that its threads have had a processor."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
 
 
 def call(app: str) -> str:
@@ -51,23 +57,35 @@ class _Existing:
         self._stack = stack
 
     @cached_property
-    def broker(self) -> str:
+    def _daemon(self) -> Daemon:
         installed = Installed(self._world.own)
         log = self._world.own / "log"
-        self._stack.enter_context(installed.running(many_apps(), log, cpu=SERVER_CPU))
+        return self._stack.enter_context(installed.running(many_apps(), log, cpu=SERVER_CPU))
+
+    @property
+    def broker(self) -> str:
+        assert self._daemon.pid
         return BROKER
 
     @cached_property
-    def reference(self) -> str:
+    def _folder(self) -> Path:
         folder = self._world.own / "existing"
         folder.mkdir()
         own = folder / str(CLIENT)
         own.mkdir(mode=0o700)
         os.chown(own, CLIENT, CLIENT)
+        return folder
+
+    @cached_property
+    def reference(self) -> str:
         self._stack.enter_context(
-            reference(self._programs, REFERENCE, "existing", folder, SERVER_CPU)
+            reference(self._programs, REFERENCE, "existing", self._folder, SERVER_CPU)
         )
         return REFERENCE
+
+    @cached_property
+    def _usual(self) -> int:
+        return self._stack.enter_context(usual_server(USUAL, self._folder, SERVER_CPU))
 
     @cached_property
     def userdbd(self) -> str:
@@ -90,6 +108,13 @@ class _Existing:
         requests = self._effort.requests // 2
         (sample,) = self._programs.figures("bus", *options, path, requests, how)
         return sample
+
+    def computed(self, pid: int, address: str) -> Sample:
+        """How long the server computes for a request."""
+        before = _computed(pid)
+        sample = self.load(address, "each", ONE)
+        asked = sample["number"] * 1.1  # with those that do not count
+        return {"each": (_computed(pid) - before) / 1000 / asked}
 
     def runs(self) -> dict[str, Run]:
         runs: dict[str, Run] = {}
@@ -118,6 +143,8 @@ class _Existing:
                 f"bus {how}": of_bus,
             }
         runs["ours crowd"] = lambda: self.load(self.broker, "each", ONE, crowd=CROWD)
+        runs["ours computing"] = lambda: self.computed(self._daemon.pid, BROKER)
+        runs["asyncio computing"] = lambda: self.computed(self._usual, USUAL)
         runs["C crowd"] = lambda: self.load(self.reference, "each", ONE, crowd=CROWD)
         return runs
 

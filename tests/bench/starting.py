@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import policies
@@ -42,6 +42,9 @@ print(json.dumps({"whole": 1e6 * (time.perf_counter() - before)}))
 """In a process of its own each: the memory that one leaves behind is not the other's to search."""
 
 
+Offered = AbstractContextManager[dict[str, Run]]
+
+
 class _Starts:
     """What starts in a world of its own."""
 
@@ -52,12 +55,14 @@ class _Starts:
         self._policy = world.own / "starting.yaml"
 
     def once(self, policy: str) -> Sample:
-        """Start the daemon and end it; its time and memory, the best of one."""
+        """Start the daemon and end it; its times in microseconds, and its memory in KiB."""
         self._policy.write_text(policy)
         options = ("-r", "-f", self._policy)
         command = (self._installed.daemon, "--policy", self._policy)
-        (sample,) = self._programs.figures("launch", *options, *command)
-        return sample
+        (sample,), log = self._programs.figures_and_errors("launch", *options, *command)
+        lines = map(json.loads, log.splitlines())
+        (seconds,) = [line["seconds"] for line in lines if line["event"] == "set up"]
+        return sample | {"loop": 1e6 * seconds}
 
     def small(self) -> Sample:
         """The middle one of some starts with a small policy."""
@@ -76,7 +81,7 @@ class _Starts:
         if made != number:
             raise NotMeasured(f"{made} directories are there and not {number}")
         remove(RUN / "demo")
-        sample = {}
+        sample: Sample = {}
         for which, one in (("first", first), ("again", again)):
             sample |= {f"{which} {name}": value for name, value in one.items()}
             sample[f"{which} each"] = one["since"] / number
@@ -99,6 +104,16 @@ class _Starts:
         command = ("-n", 2, "systemd-tmpfiles", "--create", file)
         first, again = self._programs.figures("launch", *command)
         remove(RUN / "tmpfiles")
+        return {"first whole": first["whole"], "again whole": again["whole"]}
+
+    def in_c(self, number: int) -> Sample:
+        """What the same directories take in C, without a start, a policy or a look at the rest."""
+        folder = RUN / "layout"
+        remove(folder)
+        folder.mkdir(mode=0o711)
+        arguments = (folder, policies.FIRST_UID, number, policies.GROUP)
+        first, again = (self._programs.figures("layout", *arguments)[0] for _ in range(2))
+        remove(folder)
         return {"first whole": first["whole"], "again whole": again["whole"]}
 
     def reading(self, which: str) -> Sample:
@@ -139,12 +154,12 @@ def _started(
         yield runs(_Starts(programs, world))
 
 
-def start(_effort: Effort, programs: Programs) -> object:
+def start(_effort: Effort, programs: Programs) -> Offered:
     """A start with a small policy."""
     return _started(programs, lambda it: {"ours": it.small, "python": it.python})
 
 
-def restore(_effort: Effort, programs: Programs) -> object:
+def restore(_effort: Effort, programs: Programs) -> Offered:
     """Starts that make or find many directories."""
     lists = policies.one_by_one(MANY)
     ranges, larger = policies.as_range(MANY), policies.as_range(VERY_MANY)
@@ -156,13 +171,14 @@ def restore(_effort: Effort, programs: Programs) -> object:
             "tmpfiles": lambda: it.tmpfiles(MANY),
             "range": lambda: it.directories(ranges, MANY),
             "group": lambda: it.grouped(MANY),
+            "C": lambda: it.in_c(MANY),
             "large range": lambda: it.directories(larger, VERY_MANY),
             "large one by one": lambda: it.directories(larger_lists, VERY_MANY),
         },
     )
 
 
-def reading(_effort: Effort, programs: Programs) -> object:
+def reading(_effort: Effort, programs: Programs) -> Offered:
     """Reading a policy of many entries."""
     return _started(
         programs,
