@@ -1,8 +1,8 @@
 """The goals, as a table: what is measured, against what, and what is good enough.
 
 A goal is what the project has set itself.  `must` is what it had set itself before there was a
-broker, by what prototypes had shown, and for want of such a prototype some lines have none.  Neither
-is a promise to users; those are in `promises`.
+broker, by what prototypes had shown; where there was none of them, it is missing.  Neither is a
+promise to users; those are in `promises`.
 """
 
 from __future__ import annotations

@@ -64,13 +64,18 @@ class Installed:
 
     @contextmanager
     def running(
-        self, policy: str, log: Path, *, cpu: int | None = None, under: Sequence[str] = ()
+        self,
+        policy: str,
+        log: Path,
+        *arguments: str,
+        cpu: int | None = None,
+        under: Sequence[str] = (),
     ) -> Iterator[Daemon]:
         """While entered, the daemon runs with this policy, pinned where a CPU is named."""
-        file = self._folder / "sockbroker.yaml"
+        file = log.with_suffix(".yaml")
         file.write_text(policy)
         log.unlink(missing_ok=True)  # what an earlier one has said is not this one's
-        command = [*under, self.daemon, "--policy", str(file)]
+        command = [*under, self.daemon, "--policy", str(file), *arguments]
         daemon = Daemon(command, log, environment=ENVIRONMENT, before=as_a_service(cpu))
         try:
             yield daemon.wait_until_ready()

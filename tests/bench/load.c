@@ -14,7 +14,7 @@
  *     -e            errors are answers
  *     -t SECONDS    no longer than that, and nothing comes before what counts
  *     -p MICROSECONDS  pause before each call
- *     -h            keep the connections, once it is told how long all took, until standard input ends
+ *     -h            hold: a single call on each connection, and all stay until standard input ends
  *
  * Prints one JSON object, in microseconds.  Exit status: 0; 1 if an answer was wrong or missing; 2 if it cannot be tried.
  */
@@ -45,7 +45,7 @@ struct connection {
 static struct sockaddr_un address;
 static socklen_t address_size;
 static const char *call;
-static int templated, kept, series, errors_are_answers, epoll;
+static int templated, kept, series, errors_are_answers, hold, epoll;
 static long first_uid = -1, uids = 1, modulus = 1, total, warm, begun, done, failed, pause_us;
 static uint64_t *taken, counted_from, ended, until;
 
@@ -204,7 +204,7 @@ static void run(struct connection *all, long number)
             errx(1, "no answer to %ld of %ld calls", begun - done, begun);
         for (int i = 0; i < came; i++) {
             struct connection *each = events[i].data.ptr;
-            if (take(each))
+            if (take(each) && !hold)
                 again |= !ask(each);
         }
         if (again) {
@@ -218,7 +218,7 @@ static void run(struct connection *all, long number)
 
 int main(int count, char **arguments)
 {
-    int option, hold = 0, cpu = -1;
+    int option, cpu = -1;
     double seconds = 0;
     char *more;
     while ((option = getopt(count, arguments, "c:u:m:set:p:h")) != -1)
@@ -245,7 +245,8 @@ int main(int count, char **arguments)
     templated = strchr(call, '%') != NULL;
     if (connections < 1 || requests < 1 || modulus < 1 || uids < 1 || strlen(call) > ROOM / 16)
         errx(2, "there is no sense in that");
-    warm = seconds > 0 ? 0 : requests / 10;
+    requests = hold ? connections : requests;
+    warm = seconds > 0 || hold ? 0 : requests / 10;
     total = requests + warm;
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);

@@ -58,7 +58,7 @@ class _Idle:
         """What each of many connections adds that have asked once and are kept."""
         with self._daemon() as daemon:
             before = daemon.resident()
-            options = ("-h", "-u", CLIENT, BROKER, CONNECTIONS, CONNECTIONS, "kept", ONE)
+            options = ("-h", "-u", CLIENT, BROKER, CONNECTIONS, 1, "kept", ONE)
             command = [self._programs.path("load"), *map(str, options)]
             with subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from installed import Installed
 from measuring import Effort, Run, Sample
-from policies import APPS, FIRST_UID, many_apps, many_directories
+from policies import APPS, FIRST_UID, ONE_APP, many_apps, many_directories
 from programs import Programs
 from references import bus, reference, userdbd, usual_server
 from running import ALICE, RUN, Daemon, World, private_world
@@ -26,7 +26,8 @@ CROWD = 64
 SERVER_CPU = min(os.sched_getaffinity(0))
 OTHER_CPU = max(os.sched_getaffinity(0))
 
-BROKER, REFERENCE, USUAL = "sockbroker", "bench-reference", "bench-usual"
+BROKER, MANY_APPS = "sockbroker", "bench-many-apps"
+REFERENCE, USUAL = "bench-reference", "bench-usual"
 
 
 def _computed(pid: int) -> int:
@@ -57,15 +58,27 @@ class _Existing:
         self._stack = stack
 
     @cached_property
+    def _installed(self) -> Installed:
+        return Installed(self._world.own)
+
+    @cached_property
     def _daemon(self) -> Daemon:
-        installed = Installed(self._world.own)
         log = self._world.own / "log"
-        return self._stack.enter_context(installed.running(many_apps(), log, cpu=SERVER_CPU))
+        return self._stack.enter_context(self._installed.running(ONE_APP, log, cpu=SERVER_CPU))
 
     @property
     def broker(self) -> str:
         assert self._daemon.pid
         return BROKER
+
+    @cached_property
+    def with_many_apps(self) -> str:
+        options = ("--base", "/run/many", "--control-name", MANY_APPS)
+        Path("/run/many").mkdir()
+        log = self._world.own / "many-apps"
+        running = self._installed.running(many_apps(), log, *options, cpu=SERVER_CPU)
+        self._stack.enter_context(running)
+        return MANY_APPS
 
     @cached_property
     def _folder(self) -> Path:
@@ -127,7 +140,7 @@ class _Existing:
                 return self.load(self.reference, how, ONE)
 
             def distinct(how: str = how) -> Sample:
-                return self.load(self.broker, how, DISTINCT, "-m", APPS)
+                return self.load(self.with_many_apps, how, DISTINCT, "-m", APPS)
 
             def of_userdbd(how: str = how) -> Sample:
                 return self.load(self.userdbd, how, UNKNOWN, "-e")
@@ -143,9 +156,9 @@ class _Existing:
                 f"bus {how}": of_bus,
             }
         runs["ours crowd"] = lambda: self.load(self.broker, "each", ONE, crowd=CROWD)
+        runs["C crowd"] = lambda: self.load(self.reference, "each", ONE, crowd=CROWD)
         runs["ours computing"] = lambda: self.computed(self._daemon.pid, BROKER)
         runs["asyncio computing"] = lambda: self.computed(self._usual, USUAL)
-        runs["C crowd"] = lambda: self.load(self.reference, "each", ONE, crowd=CROWD)
         return runs
 
 
