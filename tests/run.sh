@@ -69,8 +69,9 @@ install_tools() {
 }
 
 install_peers() {
-    missing=$(missing_of "$peers")
-    [ -z "$missing" ] || install_packages "$missing" || say "apt-get cannot install$missing"
+    for package in $(missing_of "$peers"); do
+        install_packages " $package" || say "apt-get cannot install $package"
+    done
 }
 
 missing_of() {

@@ -107,7 +107,7 @@ PROMISES: tuple[Promise, ...] = (
     _descriptors("lingering-older", "sockets that linger", scenes.lingering_sockets, older=True),
     _descriptors("unclosed-older", "files never closed", scenes.unclosed_files, older=True),
     *(
-        _owner(make.__name__, f"owner releases a tree: {make.__doc__}", scenes.tree(make))
+        _owner(make.__name__, f"owner releases a {make.__name__} tree", scenes.tree(make))
         for make in scenes.TREES
     ),
     _owner("file-server", "a silent file server on a directory", scenes.file_server),
