@@ -10,13 +10,13 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 
 import test_every_flood
 import test_floods
 import test_hostile_trees
 from measuring import NotMeasured
-from peers import REQUEST, Line, Peer, as_mallory, user_asks
+from peers import REQUEST, Line, Peer, as_mallory, encoded, user_asks
 from running import MALLORY, RUN, World
 from test_descriptors import Lingering, file_that_is_never_closed, rights
 from witness import looping, silent_file_server
@@ -44,8 +44,13 @@ def _repeat(*acts: Callable[[], object]) -> list[Peer[object]]:
 
 
 def _end(peers: list[Peer[object]]) -> None:
+    """Kill them; AssertionError if one had ended, and disturbed nobody from then on."""
     for peer in peers:
-        peer.end()
+        if os.waitid(os.P_PID, peer.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            peer.end()
+        else:
+            peer.result()
+            raise AssertionError("a process that disturbs others has ended before them")
 
 
 def _until_asked(peers: list[Peer[object]]) -> Finish:
@@ -99,7 +104,7 @@ def lingering_sockets(_world: World) -> Finish:
     def send() -> None:
         lingering = Lingering()
         for _ in range(100):
-            with Line() as line, lingering.make() as made:
+            with Line() as line, lingering.make() as made, suppress(PermissionError):
                 line.socket.sendmsg([REQUEST[:5]], rights([made.fileno()]))
             time.sleep(SECONDS / 150)
         time.sleep(SECONDS)
@@ -158,10 +163,15 @@ def tree(make: Callable[[], None]) -> Scene:
     return scene
 
 
+def _ask(method: str) -> None:
+    with Line() as line:
+        line.send(encoded(method, {"app": "demo"}))
+        line.closed()  # or an answer, whichever it is
+
+
 def _ask_in_every_way() -> None:
-    for method in ("Request", "Release"):
-        with Line() as line:
-            line.call(method, app="demo")
+    _ask("Request")
+    _ask("Release")
 
 
 def file_server(_world: World) -> Finish:
@@ -178,11 +188,7 @@ def changes(_world: World) -> Finish:
         for mode in (0o777, 0o000, 0o3777, 0o1755):
             os.chmod(HIS, mode)
 
-    def ask() -> None:
-        with Line() as line:
-            line.call("Request", app="demo")
-
-    return _until_asked(_repeat(change, ask))
+    return _until_asked(_repeat(change, lambda: _ask("Request")))
 
 
 FLOODS = test_floods.FLOODS
