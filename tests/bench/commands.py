@@ -10,7 +10,7 @@ from pathlib import Path
 
 import policies
 from installed import Installed
-from measuring import Effort, NotMeasured, Run, Sample
+from measuring import Effort, NotMeasured, Run, Sample, middle
 from peers import user_asks
 from programs import Programs
 from running import ALICE, MS_BIND, OPERATOR, RUN, World, mount, private_world
@@ -27,10 +27,6 @@ SUDO_ACCOUNTS = {
 }
 
 
-def _middle(samples: list[Sample]) -> Sample:
-    return sorted(samples, key=lambda sample: sample["whole"])[len(samples) // 2]
-
-
 class _Commands:
     def __init__(self, programs: Programs, world: World, installed: Installed) -> None:
         self._programs = programs
@@ -40,7 +36,7 @@ class _Commands:
     def whole(self, *command: object, uid: int = ALICE, times: int = TIMES) -> Sample:
         """The middle one of some runs of a command by that user."""
         options = ("-n", times, "-u", uid)
-        return _middle(self._programs.figures("launch", *options, *command))
+        return middle(self._programs.figures("launch", *options, *command))
 
     def request(self) -> Sample:
         """Ask for a directory that is there."""

@@ -17,6 +17,11 @@ Sample = dict[str, float]
 Run = Callable[[], Sample]
 
 
+def middle(samples: Sequence[Sample]) -> Sample:
+    """The sample in the middle of those that were made in a row in one round."""
+    return sorted(samples, key=lambda sample: sample["whole"])[len(samples) // 2]
+
+
 class NotMeasured(Exception):
     """It cannot be measured here; the text says why."""
 

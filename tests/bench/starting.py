@@ -17,7 +17,7 @@ from pathlib import Path
 
 import policies
 from installed import Installed
-from measuring import Effort, NotMeasured, Run, Sample
+from measuring import Effort, NotMeasured, Run, Sample, middle
 from programs import Programs
 from running import RUN, World, private_world
 
@@ -66,12 +66,12 @@ class _Starts:
 
     def small(self) -> Sample:
         """The middle one of some starts with a small policy."""
-        return _middle([self.once(policies.ONE_APP) for _ in range(STARTS)])
+        return middle([self.once(policies.ONE_APP) for _ in range(STARTS)])
 
     def python(self) -> Sample:
         """The interpreter alone."""
         command = (sys.executable, "-I", "-c", "pass")
-        return _middle(self._programs.figures("launch", "-n", STARTS, *command))
+        return middle(self._programs.figures("launch", "-n", STARTS, *command))
 
     def directories(self, policy: str, number: int) -> Sample:
         """Two starts: the first makes all directories, and the second finds them."""
@@ -124,10 +124,6 @@ class _Starts:
         command = [sys.executable, "-I", "-c", READING, which, str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return dict(json.loads(done.stdout))
-
-
-def _middle(samples: list[Sample]) -> Sample:
-    return sorted(samples, key=lambda sample: sample["whole"])[len(samples) // 2]
 
 
 def remove(folder: Path) -> None:
