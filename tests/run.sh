@@ -117,8 +117,14 @@ make_venv() {
     mkdir "$packages/sockbroker-$version.dist-info"
     printf 'Metadata-Version: 2.1\nName: sockbroker\nVersion: %s\n' "$version" >"$packages/sockbroker-$version.dist-info/METADATA"
     for command in 'sockbrokerd daemon' 'sockbrokerctl ctl'; do
-        printf '#!%s/bin/python -I\nimport sys\nsys.pycache_prefix = "%s"\nfrom sockbroker.%s import main\nsys.exit(main())\n' \
-            "$venv" "$cache/pycache" "${command#* }" >"$venv/bin/${command% *}"
+        cat >"$venv/bin/${command% *}" <<LAUNCHER
+#!$venv/bin/python -IS
+import sys
+sys.pycache_prefix = "$cache/pycache"
+sys.path += ["$1/src", "$packages"]
+from sockbroker.${command#* } import main
+sys.exit(main())
+LAUNCHER
         chmod 755 "$venv/bin/${command% *}"
     done
     # Compiled now, because what compiling other people's code warns of would be an error in a test.
