@@ -31,6 +31,7 @@ from sockbroker.core.varlink import (
     Call,
     ProtocolError,
     encode_call,
+    encode_parameters,
     encode_reply,
 )
 
@@ -510,6 +511,47 @@ def test_a_series_need_not_be_a_generator():
     assert conversation.streaming
     conversation.close()
     assert conversation.idle
+
+
+def _written(*counts: int) -> Iterator[list[str] | None]:
+    """Give so many replies a turn, written already; 0 stands for none yet."""
+    number = 0
+    for count in counts:
+        numbers = range(number, number + count)
+        yield [encode_parameters({"number": each, "none": None}) for each in numbers] or None
+        number += count
+
+
+@pytest.mark.parametrize("counts", [(1,), (3,), (1, 1), (2, 0, 3), (3 * REPLIES_A_TURN, 1)])
+def test_a_series_may_write_a_turn_at_a_time(counts):
+    """The bytes are those of the same replies given one by one; each list is sent in its turn.
+
+    Seen to fail without the `break` after a list, and with the wrong reply held back.
+    """
+    answer = Series(_written(*counts))
+    binding = Binding[Context](TEST, {"Count": lambda _context, _call: answer})
+    conversation = Conversation(Service("", "", "", "", [Binding(STANDARD), binding]), Context())
+    conversation.receive(_call("Count", {"to": 1}, more=True))
+    turns = _turns(conversation)
+    total = sum(counts)
+    assert b"".join(turns) == b"".join(
+        encode_reply({"number": number}, continues=number < total - 1) for number in range(total)
+    )
+    assert [turn.count(b"\0") for turn in turns] == [counts[0] - 1, *counts[1:], 1]
+
+
+def test_an_error_ends_a_series_that_was_written():
+    """What came before it continues."""
+
+    def failing() -> Iterator[list[str]]:
+        yield ['{"number":0}']
+        raise Failed(Failure("a.b.C"))
+
+    binding = Binding[Context](TEST, {"Count": lambda _context, _call: Series(failing())})
+    conversation = Conversation(Service("", "", "", "", [Binding(STANDARD), binding]), Context())
+    conversation.receive(_call("Count", {"to": 1}, more=True))
+    ended = b'{"parameters":{"number":0},"continues":true}\0{"error":"a.b.C"}\0'
+    assert _turns(conversation) == [b"", ended]
 
 
 # Answers that come later.

@@ -20,7 +20,9 @@ from sockbroker.core.varlink import (
     ProtocolError,
     decode_call,
     encode_error,
+    encode_parameters,
     encode_reply,
+    encode_written,
 )
 
 STANDARD = "org.varlink.service"
@@ -70,11 +72,12 @@ class Failure:
 class Series:
     """The replies to a call with `more`, one at least.
 
-    None instead of a reply means: nothing yet, ask again in a later turn. The iterator may raise
-    `Failed` to end with an error, and is closed if the peer goes before its end.
+    None instead of a reply means: nothing yet, ask again in a later turn. A list has the
+    replies of a whole turn, one at least, as `encode_parameters` writes them. The iterator may
+    raise `Failed` to end with an error, and is closed if the peer goes before its end.
     """
 
-    replies: Iterator[Mapping[str, object] | None]
+    replies: Replies
 
 
 class Deferred:
@@ -97,6 +100,7 @@ class Deferred:
 
 
 Answer: TypeAlias = Encoded | Reply | Failure | Series | Deferred
+Replies: TypeAlias = Iterator[Mapping[str, object] | list[str] | None]
 Handler: TypeAlias = Callable[[C, Call], Answer]
 
 
@@ -261,9 +265,8 @@ class Conversation(Generic[C]):
         self._inbox: Inbox | None = None
         self._call = _NO_CALL  # the one that runs, while one of the next two is set
         self._deferred: Deferred | None = None
-        self._replies: Iterator[Mapping[str, object] | None] | None = None
-        # The newest reply of a series, held back until it is known whether it is the last.
-        self._held: Mapping[str, object] | None = None
+        self._replies: Replies | None = None
+        self._held: list[str] = []  # the newest of a series, until it is known if it is the last
 
     @property
     def waiting(self) -> bool:
@@ -385,7 +388,7 @@ class Conversation(Generic[C]):
                 if not call.more:
                     raise TypeError(f"{call.method} has a series for a call without more")
                 self._call = call
-                self._held = None
+                self._held = []
                 self._replies = replies
                 return self._go_on(replies)
             case Deferred():
@@ -403,7 +406,7 @@ class Conversation(Generic[C]):
         if self.on_ready is not None:
             self.on_ready()
 
-    def _go_on(self, replies: Iterator[Mapping[str, object] | None]) -> bytes:
+    def _go_on(self, replies: Replies) -> bytes:
         """Take a turn's worth from a series."""
         sent: list[bytes] = []
         for _ in range(REPLIES_A_TURN):
@@ -411,19 +414,20 @@ class Conversation(Generic[C]):
                 reply = next(replies)
             except StopIteration:
                 self._replies = None
-                if self._held is None:
+                if not self._held:
                     raise RuntimeError(f"{self._call.method} has no reply at all") from None
-                sent.append(encode_reply(self._held))
+                sent.append(encode_written(self._held))
                 break
             except Failed as failed:
                 self._replies = None
-                if self._held is not None:
-                    sent.append(encode_reply(self._held, continues=True))
+                sent.append(encode_written(self._held, continues=True))
                 sent.append(encode_error(failed.failure.error, failed.failure.parameters))
                 break
             if reply is None:
                 break
-            if self._held is not None:
-                sent.append(encode_reply(self._held, continues=True))
-            self._held = reply
+            texts = reply if isinstance(reply, list) else [encode_parameters(reply)]
+            sent.append(encode_written([*self._held, *texts[:-1]], continues=True))
+            self._held = texts[-1:]
+            if texts is reply:
+                break
         return b"".join(sent)

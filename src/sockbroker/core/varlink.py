@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import namedtuple
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 MESSAGE_LIMIT = 16 * 1024
@@ -193,6 +193,25 @@ def encode_reply(
     return _message("", parameters, ',"continues":true' if continues else "")
 
 
+def encode_parameters(parameters: Mapping[str, object]) -> str:
+    """Write what `encode_reply` has as its parameters, for `encode_written`; raises as it does."""
+    text = _to_json(dict(parameters))
+    if "null" in text:
+        text = _to_json(_without_none(parameters))
+    if "\\ud" in text:
+        _to_text(dict(parameters)).encode("utf-8")  # refuses half a surrogate pair
+    return text
+
+
+def encode_written(texts: Sequence[str], *, continues: bool = False) -> bytes:
+    """Write a reply, with the NUL, for each of these texts, which are parameters as JSON."""
+    if not texts:
+        return b""
+    end = ',"continues":true}\0' if continues else "}\0"
+    between = f'{end}{{"parameters":'
+    return f'{{"parameters":{between.join(texts)}{end}'.encode("ascii")
+
+
 def encode_error(error: str, parameters: Mapping[str, object] | None = None) -> bytes:
     """Write an error by its full name, with the NUL; otherwise as `encode_reply`."""
     return _message(f'"error":{_to_json(error)}', parameters, "")
@@ -301,11 +320,7 @@ def _message(head: str, parameters: Mapping[str, object] | None, tail: str) -> b
     """Join the members before the parameters, these if there are any, and those after them."""
     body = ""
     if parameters:
-        body = _to_json(dict(parameters))
-        if "null" in body:
-            body = _to_json(_without_none(parameters))
-        if "\\ud" in body:
-            _to_text(dict(parameters)).encode("utf-8")  # refuses half a surrogate pair
+        body = encode_parameters(parameters)
         body = "" if body == "{}" else f'"parameters":{body}'
     members = f"{head},{body}{tail}" if head and body else (head + body + tail).lstrip(",")
     return f"{{{members}}}\0".encode("ascii")
