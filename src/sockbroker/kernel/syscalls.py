@@ -33,6 +33,9 @@ RENAME_NOREPLACE: Final = 1
 STATX_BASIC_STATS: Final = 0x7FF
 STATX_ATTR_MOUNT_ROOT: Final = 0x2000
 
+# include/uapi/linux/magic.h
+TMPFS_MAGIC: Final = 0x01021994
+
 # arch/*/entry/syscalls/*.tbl: calls since Linux 5.0 have one number on every architecture but
 # alpha.  Debian 12's glibc (2.36) has statx() and renameat2(), but no openat2().
 _NR_OPENAT2: Final = 437
@@ -141,6 +144,12 @@ def raw_statx(name: bytes, dir_fd: int, flags: int) -> bytes:
 def pack_owner_and_mode(uid: int, gid: int, mode: int) -> bytes:
     """Return what `raw_statx(...)[OWNER_AND_MODE]` is for a file with these."""
     return _OWNER_AND_MODE.pack(uid, gid, mode)
+
+
+def file_system_type(descriptor: int) -> int:
+    """Return the magic number of the file system that it is on; 0 instead of any error."""
+    buffer = (ctypes.c_long * 64)()  # more than struct statfs has, which begins with it
+    return 0 if _libc.fstatfs(descriptor, buffer) else int(buffer[0])
 
 
 def renameat2(
