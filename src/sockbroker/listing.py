@@ -7,28 +7,26 @@ and with what the kernel's tables say of its use; both may be others a moment la
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
 
 from sockbroker.core.decision import Refused, decide
 from sockbroker.core.policy import Policy
-from sockbroker.core.service import Answer, Deferred, Failed, Failure, Series
-from sockbroker.core.varlink import Call
+from sockbroker.core.service import Answer, Deferred, Failed, Failure, Replies, Series
+from sockbroker.core.varlink import Call, encode_parameters
 from sockbroker.failures import failure, from_fault, user, whom
 from sockbroker.folders import Folders
 from sockbroker.generation import Generation
 from sockbroker.interfaces import Handlers
-from sockbroker.kernel.app_folder import Entry, Folder, Wanted
+from sockbroker.kernel.app_folder import Folder, Wanted
 from sockbroker.kernel.directories import Base
 from sockbroker.kernel.obstacles import Obstructed
-from sockbroker.kernel.usage import Tables, Usage, usage_of
+from sockbroker.kernel.survey import Sight, Survey
+from sockbroker.kernel.usage import Tables
 from sockbroker.record import Record
 from sockbroker.session import Session
 from sockbroker.sightings import Sightings
 
-SECONDS_OF_A_TURN = 0.002
+SECONDS_OF_A_TURN = 0.001
 """Of looking at directories before others have their turn; their owners decide how much is in."""
-
-Replies = Iterator[Mapping[str, object] | None]
 
 
 class Listing:
@@ -92,25 +90,41 @@ class Listing:
         """
         base = self._folders.base
         found = False
+        written: list[str] = []
         try:
-            turn = time.monotonic()
+            end = time.monotonic() + SECONDS_OF_A_TURN
             for name in sorted(self._generation.folders) if app is None else (app,):
                 folder = _find(base, name)
                 if folder is None:
                     continue
                 with folder:
-                    for each in sorted(folder.uids()) if uid is None else (uid,):
-                        entry = folder.look(each)
-                        if entry is not None:
+                    uids = [] if uid is None else [uid]
+                    for each in folder.uids() if uid is None else ():
+                        uids.append(each)
+                        if time.monotonic() > end:
+                            yield written or None
+                            written = []
+                            end = time.monotonic() + SECONDS_OF_A_TURN
+                    uids.sort()
+                    survey = Survey(folder, tables)
+                    texts = _Texts(folder, self._generation.policy)
+                    for each in uids:
+                        sight = survey.look(each)
+                        if sight is not None:
                             found = True
-                            use = usage_of(folder.fileno(), str(each), each, tables)
-                            policy = self._generation.policy
-                            yield {"directory": _described(folder, each, entry, use, policy)}
-                        if time.monotonic() - turn > SECONDS_OF_A_TURN:
-                            yield None
-                            turn = time.monotonic()
+                            written.append(texts.text(each, sight))
+                        if time.monotonic() > end:
+                            yield written or None
+                            written = []
+                            if texts.policy is not self._generation.policy:
+                                texts = _Texts(folder, self._generation.policy)
+                            end = time.monotonic() + SECONDS_OF_A_TURN
         except OSError as error:
+            if written:
+                yield written
             raise Failed(from_fault(error, base.path)) from error
+        if written:
+            yield written
         if not found:
             raise Failed(nothing)
 
@@ -123,25 +137,48 @@ def _find(base: Base, app: str) -> Folder | None:
         return None
 
 
-def _described(
-    folder: Folder, uid: int, entry: Entry, use: Usage, policy: Policy
-) -> dict[str, object]:
-    app = policy.apps.get(folder.app)
+class _Texts:
+    """Writes the replies about the directories of a folder, which have most in common."""
+
+    def __init__(self, folder: Folder, policy: Policy) -> None:
+        self.policy = policy
+        self._folder = folder
+        self._beginning = f'{{"directory":{{{_members(app=folder.app)},"uid":'
+        self._rest: dict[Sight, tuple[str, str]] = {}
+
+    def text(self, uid: int, sight: Sight) -> str:
+        """Describe the directory of `uid`, in the order of the interface."""
+        rest = self._rest.get(sight)
+        if rest is None:
+            rest = self._rest[sight] = self._describe(sight)
+        name = self.policy.user_names.get(uid)
+        user = "" if name is None else f",{_members(userName=name)}"
+        return f"{self._beginning}{uid}{user}{rest[0]}{uid}{rest[1]}"
+
+    def _describe(self, sight: Sight) -> tuple[str, str]:
+        """Write what follows the user's name: what is before the uid in the path, and behind it."""
+        path = _members(
+            gid=sight.gid,
+            groupName=self.policy.group_names.get(sight.gid),
+            path=f"{self._folder.path}/",
+        )
+        others = _members(
+            mode=f"{sight.mode:04o}",
+            state=_state(self._folder, sight, self.policy),
+            inUse=sight.usage.in_use,
+            sockets=sight.usage.sockets,
+        )
+        return f",{path[:-1]}", f'",{others}}}}}'
+
+
+def _members(**members: object) -> str:
+    return encode_parameters(members)[1:-1]
+
+
+def _state(folder: Folder, sight: Sight, policy: Policy) -> str:
     if folder.app in policy.unserved:
-        state = "unserved"  # its group has no gid for now
-    elif app is None:
-        state = "orphaned"
-    else:
-        state = folder.state(entry, Wanted(mode=app.mode, gid=app.gid))
-    return {
-        "app": folder.app,
-        "uid": uid,
-        "userName": policy.user_names.get(uid),
-        "gid": entry.gid,
-        "groupName": policy.group_names.get(entry.gid),
-        "path": folder.path_of(uid),
-        "mode": f"{entry.mode:04o}",
-        "state": state,
-        "inUse": use.in_use,
-        "sockets": use.sockets,
-    }
+        return "unserved"  # its group has no gid for now
+    app = policy.apps.get(folder.app)
+    if app is None:
+        return "orphaned"
+    return folder.state(sight.entry(), Wanted(mode=app.mode, gid=app.gid))

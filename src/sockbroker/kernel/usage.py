@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sockbroker.kernel.entries import Owned, look_at, open_entry, open_list
 from sockbroker.kernel.lock_file import MARK
@@ -31,8 +31,7 @@ class Tables:
     locked: frozenset[BoundFile]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(NamedTuple):
     """What is known of one directory; `sockets` counts the live ones bound directly in it."""
 
     in_use: bool | None
@@ -40,6 +39,7 @@ class Usage:
 
 
 UNKNOWN: Final = Usage(in_use=None, sockets=None)
+UNUSED: Final = Usage(in_use=False, sockets=0)
 
 
 def read_tables() -> Tables:
@@ -73,12 +73,13 @@ def usage_of(folder: int, name: str, uid: int, tables: Tables | None) -> Usage:
         return UNKNOWN
     try:
         with Owned(open_entry(folder, name)) as directory:
-            return _look_into(directory, uid, tables)
+            return look_into(directory, uid, tables)
     except OSError:
         return UNKNOWN
 
 
-def _look_into(directory: int, uid: int, tables: Tables) -> Usage:
+def look_into(directory: int, uid: int, tables: Tables) -> Usage:
+    """Do as `usage_of` does with a directory of `uid` that a descriptor refers to; OSError."""
     live = unclear = 0
     marked = False
     with Owned(open_list(directory)) as listing, os.scandir(listing) as entries:

@@ -1,0 +1,129 @@
+"""How the runtime directories of a folder are and whether they are used, in as few calls as can be.
+
+Tells of each what `Folder.look` and `usage_of` tell, and asks these wherever something is unusual.
+The usual directory is looked at by one descriptor.  It is opened by name with O_PATH, which waits
+for nobody; its first look, which asks no file server either, says whether something is mounted on
+it, and then nothing more is asked.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from typing import Final, NamedTuple
+
+from sockbroker.kernel.app_folder import NOBODY, Entry, Folder
+from sockbroker.kernel.entries import has_acl
+from sockbroker.kernel.syscalls import (
+    AT_EMPTY_PATH,
+    AT_STATX_DONT_SYNC,
+    STATX_ATTR_MOUNT_ROOT,
+    TMPFS_MAGIC,
+    file_system_type,
+    raw_statx,
+)
+from sockbroker.kernel.usage import UNKNOWN, UNUSED, Tables, Usage, look_into, usage_of
+
+_LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS: Final = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
+
+# struct statx, include/uapi/linux/stat.h: attributes, uid, gid, mode, size, and which attributes
+# are known.
+_STATX: Final = struct.Struct("=8x Q 4x 2I H 10x Q 8x Q")
+
+_ACLS: Final = frozenset({"system.posix_acl_access", "system.posix_acl_default"})
+
+_EMPTY: Final = 40
+"""Bytes of a directory of tmpfs without entries; each adds 20 (BOGO_DIRENT_SIZE, mm/shmem.c)."""
+
+
+class Sight(NamedTuple):
+    """How a directory is, as `Entry` has it, and its use; of one that is obstructed see there."""
+
+    mode: int
+    gid: int
+    acl: bool
+    obstruction: str | None
+    usage: Usage
+
+    def entry(self) -> Entry:
+        """Give what `Folder.state` judges."""
+        return Entry(
+            uid=NOBODY,
+            gid=self.gid,
+            mode=self.mode,
+            obstruction=self.obstruction,
+            acl=self.acl,
+            device=0,
+            inode=0,
+        )
+
+
+class Survey:
+    """Looks at the directories of a folder, which stays open meanwhile."""
+
+    def __init__(self, folder: Folder, tables: Tables | None) -> None:
+        """Judge the use by these tables; without any it is unknown."""
+        self._folder = folder
+        self._descriptor = folder.fileno()
+        self._tables = tables
+        self._shows_emptiness = _shows_emptiness(self._descriptor)
+
+    def look(self, uid: int) -> Sight | None:
+        """Tell how the directory of `uid` is; None if nothing has its name."""
+        try:
+            descriptor = os.open(str(uid), _LOOK, dir_fd=self._descriptor)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return self._look_closely(uid)
+        try:
+            raw = raw_statx(b"", descriptor, _FLAGS)
+            if raw:
+                attributes, owner, gid, mode, size, known = _STATX.unpack_from(raw)
+                mounted = attributes & STATX_ATTR_MOUNT_ROOT or not known & STATX_ATTR_MOUNT_ROOT
+                if not mounted and owner == uid and stat.S_ISDIR(mode):
+                    empty = self._shows_emptiness and size == _EMPTY
+                    usage = self._usage(descriptor, uid, empty=empty)
+                    return Sight(mode & 0o7777, gid, _has_acl(descriptor), None, usage)
+        finally:
+            os.close(descriptor)
+        return self._look_closely(uid)
+
+    def _look_closely(self, uid: int) -> Sight | None:
+        entry = self._folder.look(uid)
+        if entry is None:
+            return None
+        usage = usage_of(self._descriptor, str(uid), uid, self._tables)
+        return Sight(entry.mode, entry.gid, entry.acl, entry.obstruction, usage)
+
+    def _usage(self, directory: int, uid: int, *, empty: bool) -> Usage:
+        if self._tables is None:
+            return UNKNOWN
+        if empty:
+            return UNUSED
+        try:
+            return look_into(directory, uid, self._tables)
+        except OSError:
+            return UNKNOWN
+
+
+def _shows_emptiness(folder: int) -> bool:
+    """Tell whether the size of a directory in the folder says that nothing is in it.
+
+    The folder, which is on the same file system and has at least the marker in it, has to bear out
+    that an entry shows in the size.
+    """
+    raw = raw_statx(b"", folder, _FLAGS)
+    shows = bool(raw) and _STATX.unpack_from(raw)[4] > _EMPTY
+    return shows and file_system_type(folder) == TMPFS_MAGIC
+
+
+def _has_acl(directory: int) -> bool:
+    """Do as `has_acl` does, in one call that ends in no error where there is no ACL."""
+    try:
+        # The kernel gives no list that is longer than 64 KiB, however many attributes there are.
+        return not _ACLS.isdisjoint(os.listxattr(f"/proc/self/fd/{directory}"))
+    except OSError:
+        return has_acl(directory)

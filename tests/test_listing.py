@@ -1,0 +1,76 @@
+"""What List writes about a directory, byte for byte."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from sockbroker.core.policy import Policy
+from sockbroker.core.varlink import encode_reply, encode_written
+from sockbroker.kernel.app_folder import Folder
+from sockbroker.kernel.survey import Sight
+from sockbroker.kernel.syscalls import Status
+from sockbroker.kernel.usage import Usage
+from sockbroker.listing import _Texts
+
+USERS = {1: "ann", 2: 'a"\\b', 3: "z\u00fc\x00\u2028", 4: "null", 5: "", 6: "%s{}"}
+GROUPS = {7: "staff", 8: '"},{', 9: "\u00e4"}
+SIGHTS = [
+    Sight(mode, gid, acl, obstruction, usage)
+    for mode in (0o700, 0o2750)
+    for gid in (7, 8, 9, 10)
+    for acl in (False, True)
+    for obstruction in (None, "is a file")
+    for usage in (Usage(False, 0), Usage(True, 3), Usage(True, None), Usage(None, None))
+]
+
+
+def policy(*, served: bool = True, known: bool = True) -> Policy:
+    """Give as much of a policy as the list asks for."""
+    apps = {"chat": SimpleNamespace(mode=0o700, gid=7)} if known and served else {}
+    unserved = frozenset() if served else frozenset({"chat"})
+    return cast(
+        Policy,
+        SimpleNamespace(apps=apps, unserved=unserved, user_names=USERS, group_names=GROUPS),
+    )
+
+
+def state(sight: Sight, policy: Policy) -> str:
+    """Say what the documentation says."""
+    if "chat" in policy.unserved:
+        return "unserved"
+    if "chat" not in policy.apps:
+        return "orphaned"
+    if sight.obstruction is not None:
+        return "obstructed"
+    return "drifted" if sight.acl or sight.mode != 0o700 or sight.gid != 7 else "ok"
+
+
+@pytest.mark.parametrize("policy", [policy(), policy(served=False), policy(known=False)])
+@pytest.mark.parametrize("base", ["/run", '/srv/"odd\\\u00e4'])
+def test_what_is_written_is_what_the_reply_would_be(policy: Policy, base: str) -> None:
+    """What directories have in common is written once; the bytes are those of each whole reply.
+
+    Seen to fail where a name is not quoted, and where what was written of one sight is used for
+    another.
+    """
+    texts = _Texts(Folder(-1, f"{base}/chat", "chat", Status(*(0,) * 11)), policy)
+    for number, sight in enumerate([*SIGHTS, *SIGHTS]):
+        uid = number % 8
+        reply = {
+            "directory": {
+                "app": "chat",
+                "uid": uid,
+                "userName": USERS.get(uid),
+                "gid": sight.gid,
+                "groupName": GROUPS.get(sight.gid),
+                "path": f"{base}/chat/{uid}",
+                "mode": f"{sight.mode:04o}",
+                "state": state(sight, policy),
+                "inUse": sight.usage.in_use,
+                "sockets": sight.usage.sockets,
+            }
+        }
+        assert encode_written([texts.text(uid, sight)]) == encode_reply(reply)
