@@ -6,8 +6,9 @@ from _socket import socket as Socket
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sockbroker.core.conversation import Conversation
 from sockbroker.core.peer import Peer
-from sockbroker.core.service import Conversation, Service
+from sockbroker.core.service import Service
 
 OPERATORS = -1
 """The account of all operators; every other account is a uid."""

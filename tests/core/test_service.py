@@ -8,16 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sockbroker.core.conversation import BACKLOG_LIMIT, REPLIES_A_TURN, Conversation
 from sockbroker.core.idl import parse
 from sockbroker.core.service import (
-    BACKLOG_LIMIT,
     ECHOED,
     REMEMBERED,
     REMEMBERED_LENGTH,
-    REPLIES_A_TURN,
     Answer,
     Binding,
-    Conversation,
     Deferred,
     Encoded,
     Failed,
@@ -111,7 +109,7 @@ def _break(_context: Context, _call: Call) -> Answer:
     raise ZeroDivisionError
 
 
-def _written(_context: Context, _call: Call) -> Answer:
+def _encoded(_context: Context, _call: Call) -> Answer:
     return Encoded(encode_reply({"text": "as it is"}))
 
 
@@ -130,7 +128,7 @@ def _service() -> Service[Context]:
                     "Count": _count,
                     "Later": _later,
                     "Break": _break,
-                    "Written": _written,
+                    "Written": _encoded,
                 },
                 frozenset({"Count"}),
             ),

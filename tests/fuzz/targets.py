@@ -14,10 +14,11 @@ from policy_target import policy
 from seeds import unfolded
 
 from sockbroker.connection import decode_reply as decode_reply_for_client
+from sockbroker.core.conversation import Conversation
 from sockbroker.core.decision import Allowed, decide
 from sockbroker.core.idl import LARGEST_INT, SMALLEST_INT
 from sockbroker.core.peer import Peer
-from sockbroker.core.service import STANDARD, Answer, Conversation, Failure, Reply, Series
+from sockbroker.core.service import STANDARD, Answer, Failure, Reply, Series
 from sockbroker.core.varlink import (
     MESSAGE_LIMIT,
     Call,

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 
+from sockbroker.core.conversation import Conversation
 from sockbroker.core.idl import parse
 from sockbroker.core.service import (
     Answer,
     Binding,
-    Conversation,
     Failure,
     Handler,
     Reply,
