@@ -22,7 +22,9 @@ def fill_up(path: Path) -> None:
     path.chmod(0o700)
     below = path / f"{time.monotonic_ns()}"
     deep = below / "a/b/c"
-    deep.mkdir(parents=True)
+    for directory in (below, below / "a", below / "a/b", deep):
+        directory.mkdir()
+        directory.chmod(0o700)  # a default ACL may have left its owner nothing
     (deep / "file").touch()
     (deep / "link").symlink_to("/etc/passwd")
     (below / "up").symlink_to("..")
