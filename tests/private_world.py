@@ -23,6 +23,7 @@ CLONE_NEWNET = 0x40000000
 CLONE_NEWUSER = 0x10000000
 MS_NOSUID = 2
 MS_NODEV = 4
+MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 
@@ -144,6 +145,11 @@ def unshare(flags: int) -> None:
 def mount_tmpfs(path: str, options: str = "") -> None:
     """Mount an empty tmpfs on `path`."""
     _mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options)
+
+
+def mount_file(source: str, target: str) -> None:
+    """Mount a file over another one, in a namespace of one's own."""
+    _mount(source, target, None, MS_BIND)
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import pwd
 import re
 import signal
 import socket
@@ -23,6 +24,7 @@ from private_world import (
     in_child,
     in_private_world,
     in_user_namespace,
+    mount_file,
     mount_tmpfs,
     needs_root,
 )
@@ -36,8 +38,9 @@ from scripted_broker import (
     message,
     read_call,
 )
+from sockbroker.answers import FEW_NAMES, Names
 from sockbroker.client import uid_of
-from sockbroker.connection import decode_reply, encode_call
+from sockbroker.connection import decode_replies, decode_reply, encode_call
 from sockbroker.errors import (
     BrokerUnavailable,
     CallFailed,
@@ -110,6 +113,66 @@ def test_replies_are_read(reply: bytes, expected: tuple[dict[str, object], bool]
     Taken out: that parameters may be missing.
     """
     assert decode_reply(reply) == expected
+
+
+CONTINUES = b'{"parameters":{"n":1},"continues":true}'
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        CONTINUES,
+        b" " + CONTINUES,
+        CONTINUES + b" ",
+        b'{"error":"a.b.C","parameters":{},"continues":true}',
+        b'{"parameters":{"n":2}}',
+        b'{"parameters":{"n":2},"continues":false}',
+        b'{"continues":true,"parameters":{"n":2}}',
+        b'{"parameters":{"n":2},"continues":true,"later":1}',
+        b'{"parameters":null,"continues":true}',
+        b'{"parameters":{"n":"\\u0000"},"continues":true}',
+        b'{"error":"a.b.C","continues":true}',
+        b'{"error":null,"parameters":{},"continues":true}',
+        b'{"parameters":[],"continues":true}',
+        b'{"parameters":{},"continues":1}',
+        b'{"parameters":{},"continues":true}{}',
+        b'{"parameters":{},"continues":true},',
+        b'{"parameters":{"a":[1',
+        b'2]},"continues":true}',
+        b'["parameters","continues"]',
+        b"\xff",
+        b"",
+    ],
+)
+def test_replies_are_read_together_as_they_are_one_by_one(before: int, odd: bytes) -> None:
+    """What comes at once is read at once, as strictly, and nothing behind the last reply.
+
+    Seen to fail where `continues`, the kind of the parameters, other members or what is behind a
+    message are not looked at.
+    """
+    messages = [CONTINUES] * before + [odd, CONTINUES, b'{"parameters":{"n":3}}', b"beyond"]
+    expected: list[dict[str, object]] = []
+    fault = None
+    for each in messages:
+        try:
+            parameters, continues = decode_reply(each)
+        except Error as error:
+            fault = error
+            break
+        expected.append(parameters)
+        if not continues:
+            break
+    together = b"".join(each + b"\0" for each in messages)
+    if fault is not None:
+        with pytest.raises(type(fault), match=re.escape(str(fault))):
+            decode_replies(together)
+    else:
+        assert decode_replies(together) == (expected, False)
+        first = messages[: len(expected) - 1]
+        if first:
+            several = b"".join(each + b"\0" for each in first)
+            assert decode_replies(several) == (expected[:-1], True)
 
 
 @pytest.mark.parametrize(
@@ -735,6 +798,50 @@ def test_a_list() -> None:
         ("chat", 0, "root", "/run/chat/0", "0700", 0, "root", "ok", None, None),
         ("mail", 1999, "ann", "/run/mail/1999", "0700", 1999, None, "ok", True, 3),
     ]
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "sources", ["files", "files systemd", "files sss", "files [!UNAVAIL=return]"]
+)
+def test_names_of_many_are_read_at_once(sources: str) -> None:
+    """What is asked one by one is bounded where the whole database can be read on this machine.
+
+    The answers are the same. Seen to fail where all are looked up one by one, and where a source
+    that may not tell all is taken for one that does.
+    """
+
+    def world() -> tuple[list[str | None], list[str | None], int]:
+        accounts = "".join(f"u{uid}:x:{uid}:1::/:/bin/sh\n" for uid in range(5000, 5500, 2))
+        for name, text in (
+            ("passwd", f"{accounts}again:x:5100:1::/:/bin/sh\n"),
+            ("nsswitch.conf", f"passwd: {sources}\n"),
+        ):
+            Path(f"/run/{name}").write_text(text)
+            mount_file(f"/run/{name}", f"/etc/{name}")
+        asked = []
+        really = pwd.getpwuid
+
+        def getpwuid(uid: int) -> pwd.struct_passwd:
+            asked.append(uid)
+            return really(uid)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pwd, "getpwuid", getpwuid)
+            names = Names()
+            found = [names.user(uid) for uid in [*range(5000, 5500), *range(5000, 5500)]]
+        return found, [_name(uid) for uid in range(5000, 5500)], len(asked)
+
+    found, expected, asked = in_private_world(world)
+    assert found == expected * 2
+    assert asked == {"files": FEW_NAMES, "files systemd": 250 + FEW_NAMES // 2}.get(sources, 500)
+
+
+def _name(uid: int) -> str | None:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return None
 
 
 @needs_root

@@ -210,11 +210,11 @@ def _call(
 def _converse(
     method: str, parameters: dict[str, Value], connection: Connection
 ) -> list[dict[str, object]]:
-    replies = []
+    replies: list[dict[str, object]] = []
     with connection:
         connection.send(f"io.sockbroker.{method}", parameters, more=method == "List")
         continues = True
         while continues:
-            reply, continues = connection.receive()
-            replies.append(reply)
+            more, continues = connection.receive()
+            replies += more
     return replies

@@ -72,13 +72,13 @@ class Connection:
         except OSError:
             pass
 
-    def receive(self) -> tuple[dict[str, object], bool]:
-        """Return the next reply's parameters, and if more follow; raises what an error means."""
-        return decode_reply(self._next_message())
+    def receive(self) -> tuple[list[dict[str, object]], bool]:
+        """Return the parameters of what replies have come, one at least, and if more follow.
 
-    def _next_message(self) -> bytes:
+        Raises what an error means.
+        """
         received = self._received
-        while (end := received.find(0, self._scanned)) < 0:
+        while (end := received.rfind(0, self._scanned)) < 0:
             self._scanned = len(received)
             if len(received) > REPLY_LIMIT:
                 raise ProtocolFault("the broker sends a reply without end: look at its log")
@@ -94,10 +94,10 @@ class Connection:
                     "the broker closed the connection before it answered: try again"
                 )
             received += chunk
-        message = bytes(received[:end])
+        messages = bytes(received[: end + 1])
         del received[: end + 1]
         self._scanned = 0
-        return message
+        return decode_replies(messages)
 
     def _remaining(self) -> float:
         remaining = self._deadline - time.monotonic()
@@ -120,6 +120,49 @@ def encode_call(method: str, parameters: dict[str, Value], *, more: bool = False
     named = f',"parameters":{{{fields}}}' if fields else ""
     flag = ',"more":true' if more else ""
     return f'{{"method":{encode_basestring_ascii(method)}{named}{flag}}}\0'.encode("ascii")
+
+
+def decode_replies(messages: bytes) -> tuple[list[dict[str, object]], bool]:
+    """Give the parameters of each reply up to the last of its call, and whether more follow.
+
+    What every reply of a long list is like is read in one go, and all else by `decode_reply`.
+    """
+    replies: list[dict[str, object]] = []
+    start = 0
+    try:
+        text = messages.decode("utf-8")
+        start = _read_usual(text, replies)
+        if start == len(text):
+            return replies, True
+        messages = text[start:].encode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    for message in messages[:-1].split(b"\0"):
+        parameters, continues = decode_reply(message)
+        replies.append(parameters)
+        if not continues:
+            return replies, False
+    return replies, True
+
+
+def _read_usual(text: str, replies: list[dict[str, object]]) -> int:
+    """Read replies that others follow; return where the first begins that is anything else.
+
+    No message goes on behind its NUL, which is no part of JSON, not even of a string.
+    """
+    start = 0
+    try:
+        while True:
+            value, end = _scan(text, start)
+            parameters = value["parameters"]
+            if value["continues"] is not True or len(value) != 2 or type(parameters) is not dict:
+                return start
+            if text[end] != "\0":
+                return start
+            replies.append(parameters)
+            start = end + 1
+    except Exception:  # see _read_json
+        return start
 
 
 def decode_reply(message: bytes) -> tuple[dict[str, object], bool]:

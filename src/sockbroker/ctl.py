@@ -215,8 +215,11 @@ def _exec(line: CommandLine, deadline: float) -> int:
 
 
 def _list(line: CommandLine, deadline: float) -> int:
+    import gc
+
     from sockbroker.tables import listing_as_json, listing_as_table
 
+    gc.disable()  # there may be ten thousand, of which nothing goes before the end
     directories = client.list_directories(
         app=line.options.get("--app"),
         user=line.options.get("--user"),

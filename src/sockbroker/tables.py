@@ -5,6 +5,7 @@ they are escaped; in JSON they are exact, in ASCII.
 """
 
 import json
+from _operator import attrgetter
 
 from sockbroker.answers import ListedDirectory, Status
 from sockbroker.core.escaping import escape, legible
@@ -13,17 +14,40 @@ from sockbroker.core.escaping import escape, legible
 NOTHING = {"user": "-", "group": "-"}
 UNKNOWN = "unknown"
 
+FEW = 64
+"""Distinct values in a column; where there are more they are judged together."""
+
 
 def listing_as_table(directories: list[ListedDirectory]) -> str:
     """Give one line for each directory below one of headings; nothing for none."""
     if not directories:
         return ""
-    headings = [field.replace("_", " ").upper() for field in ListedDirectory.FIELDS]
-    return aligned([headings, *(_row(each) for each in directories)])
+    fields = ListedDirectory.FIELDS
+    columns = [_column(field, list(map(attrgetter(field), directories))) for field in fields]
+    return _lines(columns)
 
 
-def _row(directory: ListedDirectory) -> list[str]:
-    return [_cell(field, getattr(directory, field)) for field in ListedDirectory.FIELDS]
+def _column(field: str, values: list[object]) -> list[str]:
+    """Give a heading and a cell for each value, as wide as the widest of them."""
+    heading = field.replace("_", " ").upper()
+    distinct = set(values)
+    if len(distinct) > FEW and _are_plain_words(values):
+        cells = list(map(str, values))
+        width = max(len(heading), *map(len, cells))
+        return [cell.ljust(width) for cell in [heading, *cells]]
+    shown = {value: _cell(field, value) for value in distinct}
+    width = max(map(len, [heading, *shown.values()]))
+    padded = {value: cell.ljust(width) for value, cell in shown.items()}
+    return [heading.ljust(width), *map(padded.__getitem__, values)]
+
+
+def _are_plain_words(values: list[object]) -> bool:
+    """Tell whether each value is shown as it is; all at once, and True only where that is sure."""
+    kinds = set(map(type, values))
+    if kinds != {str}:
+        return kinds == {int}
+    text = "".join(map(str, values))
+    return text.isascii() and text.isprintable() and not any(each in text for each in " @\\")
 
 
 def _cell(field: str, value: object) -> str:
@@ -36,19 +60,26 @@ def _cell(field: str, value: object) -> str:
 
 def aligned(rows: list[list[str]]) -> str:
     """Give the rows as lines, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
+    return _lines(
+        [
+            [cell.ljust(width) for cell in column]
+            for column, width in zip(columns, widths, strict=True)
+        ]
+    )
+
+
+def _lines(columns: list[list[str]]) -> str:
+    lines = map("  ".join, zip(*columns, strict=True))
+    return "\n".join([line.rstrip() for line in lines]) + "\n"
 
 
 def listing_as_json(directories: list[ListedDirectory]) -> str:
     """Give one array of objects."""
-    return as_json(
-        [{field: getattr(each, field) for field in ListedDirectory.FIELDS} for each in directories]
-    )
+    fields = ListedDirectory.FIELDS
+    rows = map(attrgetter(*fields), directories)
+    return as_json([dict(zip(fields, row, strict=True)) for row in rows])
 
 
 def status_as_lines(status: Status) -> str:
@@ -73,8 +104,11 @@ def status_as_json(status: Status) -> str:
 
 def as_json(value: object) -> str:
     """Give JSON in printable ASCII, on one line; text that is no Unicode in its escaped form."""
+    text = json.dumps(value)
+    if "\\ud" in text:  # half a surrogate pair, or a whole one
+        text = json.dumps(_exact(value))
     # DEL is the one control character that JSON lets pass.
-    return json.dumps(_exact(value)).replace("\x7f", "\\u007f") + "\n"
+    return text.replace("\x7f", "\\u007f") + "\n"
 
 
 def _exact(value: object) -> object:
