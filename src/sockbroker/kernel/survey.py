@@ -32,6 +32,9 @@ _FLAGS: Final = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
 # are known.
 _STATX: Final = struct.Struct("=8x Q 4x 2I H 10x Q 8x Q")
 
+_unpack: Final = _STATX.unpack_from
+_KIND: Final = 0o170000  # S_IFMT
+
 _ACLS: Final = frozenset({"system.posix_acl_access", "system.posix_acl_default"})
 
 _EMPTY: Final = 40
@@ -68,7 +71,9 @@ class Survey:
         self._folder = folder
         self._descriptor = folder.fileno()
         self._tables = tables
-        self._shows_emptiness = _shows_emptiness(self._descriptor)
+        # What size says that nobody uses it; None where none does.
+        told = tables is not None and _shows_emptiness(self._descriptor)
+        self._empty = _EMPTY if told else None
 
     def look(self, uid: int) -> Sight | None:
         """Tell how the directory of `uid` is; None if nothing has its name."""
@@ -81,12 +86,13 @@ class Survey:
         try:
             raw = raw_statx(b"", descriptor, _FLAGS)
             if raw:
-                attributes, owner, gid, mode, size, known = _STATX.unpack_from(raw)
-                mounted = attributes & STATX_ATTR_MOUNT_ROOT or not known & STATX_ATTR_MOUNT_ROOT
-                if not mounted and owner == uid and stat.S_ISDIR(mode):
-                    empty = self._shows_emptiness and size == _EMPTY
-                    usage = self._usage(descriptor, uid, empty=empty)
-                    return Sight(mode & 0o7777, gid, _has_acl(descriptor), None, usage)
+                attributes, owner, gid, mode, size, known = _unpack(raw)
+                mountless = known & ~attributes & STATX_ATTR_MOUNT_ROOT
+                if mountless and owner == uid and mode & _KIND == stat.S_IFDIR:
+                    acl = _has_acl(descriptor)
+                    if size != self._empty:
+                        return Sight(mode & 0o7777, gid, acl, None, self._usage(descriptor, uid))
+                    return Sight(mode & 0o7777, gid, acl, None, UNUSED)
         finally:
             os.close(descriptor)
         return self._look_closely(uid)
@@ -98,11 +104,9 @@ class Survey:
         usage = usage_of(self._descriptor, str(uid), uid, self._tables)
         return Sight(entry.mode, entry.gid, entry.acl, entry.obstruction, usage)
 
-    def _usage(self, directory: int, uid: int, *, empty: bool) -> Usage:
+    def _usage(self, directory: int, uid: int) -> Usage:
         if self._tables is None:
             return UNKNOWN
-        if empty:
-            return UNUSED
         try:
             return look_into(directory, uid, self._tables)
         except OSError:
@@ -124,6 +128,7 @@ def _has_acl(directory: int) -> bool:
     """Do as `has_acl` does, in one call that ends in no error where there is no ACL."""
     try:
         # The kernel gives no list that is longer than 64 KiB, however many attributes there are.
-        return not _ACLS.isdisjoint(os.listxattr(f"/proc/self/fd/{directory}"))
+        names = os.listxattr(f"/proc/self/fd/{directory}")
+        return bool(names) and not _ACLS.isdisjoint(names)
     except OSError:
         return has_acl(directory)
