@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sockbroker.answers import ListedDirectory, Names
+from sockbroker.answers import ListedDirectory
 from sockbroker.core.escaping import escape
 from sockbroker.tables import FEW, NOTHING, UNKNOWN, listing_as_json, listing_as_table
 
@@ -28,8 +28,7 @@ def directories(odd: str, number: int) -> list[ListedDirectory]:
                 "state": "ok",
                 "inUse": (True, False, None)[uid % 3],
                 **({"sockets": uid % 5} if uid % 5 else {}),
-            },
-            Names(),
+            }
         )
         for uid in range(1000, 1000 + number)
     ]

@@ -49,7 +49,7 @@ class ListedDirectory:
         "sockets",
     )
 
-    def __init__(self, described: object, names: "Names") -> None:
+    def __init__(self, described: object) -> None:
         """Read a reply's `directory`; raises ProtocolFault if it lacks what every directory has."""
         # Asked for one by one and not by `match`, which takes three times as long: there may be ten
         # thousand.
@@ -77,8 +77,8 @@ class ListedDirectory:
             get("inUse"),
             get("sockets"),
         )
-        self.user = user if user and type(user) is str else names.user(uid)
-        self.group = group if group and type(group) is str else names.group(gid)
+        self.user = user if user and type(user) is str else None
+        self.group = group if group and type(group) is str else None
         self.in_use = in_use if type(in_use) is bool else None
         self.sockets = sockets if type(sockets) is int else None
 

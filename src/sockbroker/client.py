@@ -22,7 +22,12 @@ from sockbroker.errors import (
 
 TYPE_CHECKING = False  # `typing` itself would take longer to import than all the rest
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from sockbroker.answers import ListedDirectory, Reloaded, Status
+
+    T = TypeVar("T")
 
 TIMEOUT = 30.0
 
@@ -120,13 +125,23 @@ def list_directories(
     if user is not None:
         parameters["uid"] = uid_of(user)
     try:
-        replies = _call(
-            "List", parameters, timeout=timeout, address=address, verify=verify, again=True
+        listed = _call_reading(
+            lambda reply: ListedDirectory(reply.get("directory")),
+            "List",
+            parameters,
+            timeout=timeout,
+            address=address,
+            verify=verify,
+            again=True,
         )
     except NoSuchDirectory:
         return []
+    # Only now, as it may take its time: no longer does the broker wait for us.
     names = Names()
-    return [ListedDirectory(reply.get("directory"), names) for reply in replies]
+    for each in listed:
+        each.user = each.user or names.user(each.uid)
+        each.group = each.group or names.group(each.gid)
+    return listed
 
 
 def broker_status(
@@ -195,26 +210,45 @@ def _call(
     again: bool,
 ) -> list[dict[str, object]]:
     """Make one call and return its replies; `again` makes it once more after a lost connection."""
+    return _call_reading(
+        dict, method, parameters, timeout=timeout, address=address, verify=verify, again=again
+    )
+
+
+def _call_reading(
+    read: "Callable[[dict[str, object]], T]",
+    method: str,
+    parameters: dict[str, Value],
+    *,
+    timeout: float,
+    address: str | None,
+    verify: bool,
+    again: bool,
+) -> "list[T]":
+    """Do as `_call` does, and return what `read` makes of each reply as soon as it is there."""
     addresses = candidates(address)
     deadline = time.monotonic() + timeout
+    connection = Connection(addresses, deadline=deadline, verify=verify)
     try:
-        return _converse(
-            method, parameters, Connection(addresses, deadline=deadline, verify=verify)
-        )
+        return _converse(read, method, parameters, connection)
     except ConnectionLost:
         if not again:
             raise
-    return _converse(method, parameters, Connection(addresses, deadline=deadline, verify=verify))
+    connection = Connection(addresses, deadline=deadline, verify=verify)
+    return _converse(read, method, parameters, connection)
 
 
 def _converse(
-    method: str, parameters: dict[str, Value], connection: Connection
-) -> list[dict[str, object]]:
-    replies: list[dict[str, object]] = []
+    read: "Callable[[dict[str, object]], T]",
+    method: str,
+    parameters: dict[str, Value],
+    connection: Connection,
+) -> "list[T]":
+    results: list[T] = []
     with connection:
         connection.send(f"io.sockbroker.{method}", parameters, more=method == "List")
         continues = True
         while continues:
-            more, continues = connection.receive()
-            replies += more
-    return replies
+            replies, continues = connection.receive()
+            results += map(read, replies)
+    return results
