@@ -22,9 +22,11 @@ from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-import structlog
-
 from sockbroker.core.escaping import escape
+from sockbroker.deferring import deferred
+
+with deferred("asyncio", "uuid"):
+    import structlog
 
 Event = MutableMapping[str, Any]
 Logger = Any
