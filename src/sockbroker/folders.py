@@ -6,10 +6,12 @@ it, and the disk is the record.  The loop's thread is the only one that uses thi
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from itertools import islice
 
 from sockbroker.core.policy import App
 from sockbroker.kernel.directories import Base, Folder, Parent
+from sockbroker.kernel.filling import fill
 from sockbroker.kernel.snapshot import Snapshot
 
 MOST_OPEN = 1024
@@ -45,6 +47,16 @@ class Folders:
         """Return the same, opened anew, for the caller to close: what lasts may outlive ours."""
         wanted = Parent(mode=app.parent_mode, gid=app.parent_gid)
         return self.base.folder(app.name, wanted, adopt=app.adopt)
+
+    def fill(self, app: App) -> Iterator[int]:
+        """Make the folder of an app that has none, with what is wanted at boot: see `filling`."""
+        return fill(
+            self.base.fileno(),
+            app.name,
+            parent=(app.parent_mode, app.parent_gid),
+            mode=app.mode,
+            directories=islice(app.at_boot, app.max_directories),
+        )
 
     def snapshot(self, app: App, folder: Folder, uid: int) -> Snapshot:
         """Remember how the directory of a uid is now; good as long as the policy is."""

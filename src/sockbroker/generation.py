@@ -63,7 +63,7 @@ class Generation:
 
     def set_up(self, report: Report) -> Iterator[None]:
         """Bring the disk to the policy at the start; the caller runs it through."""
-        yield from bring(self._folders, self.policy, report)
+        yield from bring(self._folders, self.policy, report, at_start=True)
         self.report = report
 
     def reload(self, done: Done) -> None:
@@ -95,7 +95,7 @@ class Generation:
             self.number += 1
             self._folders.keep(policy.apps)
             self._next_report = Report(orphans=self.report.orphans)
-            self._pass = bring(self._folders, policy, self._next_report)
+            self._pass = bring(self._folders, policy, self._next_report, at_start=False)
             gc.collect()  # or what is garbage now would be kept for good, at each reload anew
             gc.freeze()  # no cycles in it: the old one is freed by its references
             self._slice(self._pass)

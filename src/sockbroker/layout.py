@@ -8,12 +8,13 @@ slices between the calls of peers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from sockbroker.core.policy import App, Policy
 from sockbroker.folders import Folders
-from sockbroker.kernel.app_folder import Folder, Wanted
+from sockbroker.kernel.app_folder import Folder, Outcome, Wanted
 from sockbroker.kernel.directories import Base
 from sockbroker.kernel.obstacles import LimitReached, Obstructed
 
@@ -79,8 +80,11 @@ def _sweep_folder(base: Base, name: str, dispose: Dispose, report: Report) -> No
         report.problem(_sentence(f"{base.path}/{name}", error))
 
 
-def bring(folders: Folders, policy: Policy, report: Report) -> Iterator[None]:
-    """Bring the disk to `policy`, yielding after each directory; `report` fills meanwhile."""
+def bring(folders: Folders, policy: Policy, report: Report, *, at_start: bool) -> Iterator[None]:
+    """Bring the disk to `policy`, yielding after each directory; `report` fills meanwhile.
+
+    With `at_start` nobody is served yet, so that nobody else makes or asks for a folder meanwhile.
+    """
     orphans = set()
     try:
         for name in folders.base.scan():
@@ -94,19 +98,31 @@ def bring(folders: Folders, policy: Policy, report: Report) -> Iterator[None]:
     for app in policy.apps.values():
         yield  # an app without directories is work too
         try:
+            made = (yield from _fill(folders, app, report)) if at_start else 0
             with folders.fresh(app) as folder:
-                yield from _bring_folder(folder, app, report)
+                yield from _bring_folder(folder, app, made, report)
         except (Obstructed, OSError) as error:
             report.problem(_sentence(f"{folders.base.path}/{app.name}", error))
 
 
-def _bring_folder(folder: Folder, app: App, report: Report) -> Iterator[None]:
-    existing = set()
-    for uid in folder.uids():
-        existing.add(uid)
-        _ensure(folder, app, uid, None, report)
+def _fill(folders: Folders, app: App, report: Report) -> Generator[None, None, int]:
+    """Make the folder with all that is wanted at boot, if it is not there; return how many."""
+    before, made = report.created, 0
+    for made in folders.fill(app):
+        report.created = before + made
         yield
-    for uid, gid in app.at_boot:
+    return made
+
+
+def _bring_folder(folder: Folder, app: App, made: int, report: Report) -> Iterator[None]:
+    """`made` says how many of at_boot the folder was made with, and that it has no others."""
+    existing = set()
+    if not made:
+        for uid in folder.uids():
+            existing.add(uid)
+            _ensure(folder, app, uid, None, report)
+            yield
+    for uid, gid in islice(app.at_boot, made, None):
         if uid not in existing:
             _ensure(folder, app, uid, gid, report)
             yield
@@ -115,14 +131,17 @@ def _bring_folder(folder: Folder, app: App, report: Report) -> Iterator[None]:
 def _ensure(folder: Folder, app: App, uid: int, gid: int | None, report: Report) -> None:
     """`gid` is None for a directory that exists: it is compared and not made."""
     wanted = Wanted(mode=app.mode, gid=app.gid)
+    outcome: Outcome | None
     try:
-        if gid is None and folder.look(uid) is None:
-            return  # released meanwhile
-        new_gid = 0 if gid is None else gid
-        outcome = folder.ensure(uid, wanted, new_gid=new_gid, limit=app.max_directories)
+        if gid is None:
+            outcome = folder.repair(uid, wanted)
+        else:
+            outcome = folder.ensure(uid, wanted, new_gid=gid, limit=app.max_directories)
     except (Obstructed, LimitReached, OSError) as error:
         report.problem(_sentence(f"{folder.path}/{uid}", error))
         return
+    if outcome is None:
+        return  # released meanwhile
     if outcome == "created":
         report.created += 1
     elif outcome == "repaired":

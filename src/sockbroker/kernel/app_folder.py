@@ -34,6 +34,7 @@ from sockbroker.kernel.entries import (
     open_list,
     remove_acls,
 )
+from sockbroker.kernel.filling import MARKER as MARKER  # for all who look into a folder
 from sockbroker.kernel.obstacles import LimitReached, NoSuchDirectory, Obstructed
 from sockbroker.kernel.syscalls import (
     AT_NO_AUTOMOUNT,
@@ -45,7 +46,6 @@ from sockbroker.kernel.syscalls import (
     renameat2,
 )
 
-MARKER: Final = ".sockbroker"
 MOUNTED: Final = "something is mounted on it"
 NOBODY: Final = 2**32 - 1  # (uid_t)-1: no uid and no gid
 
@@ -170,19 +170,29 @@ class Folder:
                 gid = new_gid if wanted.gid is None else wanted.gid
                 if self._create(uid, wanted.mode, gid):
                     return "created"
-            try:
-                descriptor = open_entry(self._descriptor, str(uid))
-            except FileNotFoundError:
-                if self.count() >= limit:
-                    raise LimitReached("directories", limit) from None
-                continue  # it was removed meanwhile
-            except OSError as error:
-                if error.errno == errno.EXDEV:
-                    raise Obstructed(self.path_of(uid), MOUNTED) from None
-                raise
-            with Owned(descriptor):
-                return self._repair(descriptor, uid, wanted)
+            outcome = self.repair(uid, wanted)
+            if outcome is not None:
+                return outcome
+            if self.count() >= limit:
+                raise LimitReached("directories", limit)
+            # Else it was removed meanwhile.
         raise Obstructed(self.path_of(uid), "appears and vanishes while it is looked at")
+
+    def repair(self, uid: int, wanted: Wanted) -> Outcome | None:
+        """Bring the runtime directory of `uid` to what is wanted; None if there is none.
+
+        Raises what `ensure` does.
+        """
+        try:
+            descriptor = open_entry(self._descriptor, str(uid))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise Obstructed(self.path_of(uid), MOUNTED) from None
+            raise
+        with Owned(descriptor):
+            return self._repair(descriptor, uid, wanted)
 
     def count(self) -> int:
         """Count the directories in the folder, those that wait to be deleted too.

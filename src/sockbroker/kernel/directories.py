@@ -41,6 +41,7 @@ from sockbroker.kernel.entries import (
     set_mode,
     set_owner,
 )
+from sockbroker.kernel.filling import STAGED_FOLDER, dismantle
 from sockbroker.kernel.obstacles import LimitReached, NoSuchDirectory, Obstructed
 from sockbroker.kernel.root_path import DirectoryError, open_root_path
 from sockbroker.kernel.syscalls import (
@@ -72,7 +73,6 @@ __all__ = [
 
 _BY_NAME: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
 _LOCK: Final = ".sockbroker.lock"
-_NEW: Final = ".sockbroker-new-"
 _OLD: Final = ".sockbroker-old-"
 _NOT_OURS: Final = frozenset({errno.ENOENT, errno.EXDEV})  # gone, or a mount
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -229,9 +229,9 @@ class Base:
         """Remove what a killed run left half made or half removed; name what could not be."""
         left = []
         for name in list(self._names()):
-            if name.startswith((_NEW, _OLD)):
+            if name.startswith((STAGED_FOLDER, _OLD)):
                 try:
-                    self._dismantle(name)
+                    dismantle(self._descriptor, name)
                 except OSError:
                     left.append(name)
         return left
@@ -252,7 +252,7 @@ class Base:
             if not _empty(folder.fileno()):  # an administrator was quicker
                 self._rename(_OLD + app, app)
                 return False
-        self._dismantle(_OLD + app)
+        dismantle(self._descriptor, _OLD + app)
         return True
 
     def _existing(self, app: str, wanted: Parent, *, adopt: bool) -> Folder | None:
@@ -287,7 +287,7 @@ class Base:
 
     def _create(self, app: str, wanted: Parent) -> None:
         """Make the folder under another name, complete, then give it its own if that is free."""
-        staged = _NEW + app
+        staged = STAGED_FOLDER + app
         self._discard(staged)
         os.mkdir(staged, 0o700, dir_fd=self._descriptor)
         try:
@@ -309,18 +309,9 @@ class Base:
 
     def _discard(self, name: str) -> None:
         try:
-            self._dismantle(name)
+            dismantle(self._descriptor, name)
         except FileNotFoundError:
             pass
-
-    def _dismantle(self, name: str) -> None:
-        """Remove a folder that holds nothing but the marker."""
-        with Owned(open_entry(self._descriptor, name)) as directory:
-            try:
-                os.rmdir(MARKER, dir_fd=directory)
-            except FileNotFoundError:
-                pass
-        os.rmdir(name, dir_fd=self._descriptor)
 
     def _rename(self, old: str, new: str) -> None:
         base = self._descriptor
