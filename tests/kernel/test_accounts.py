@@ -337,6 +337,65 @@ def test_a_large_database_takes_seconds() -> None:
     world("files", test, passwd, group)
 
 
+MANY = range(2_000, 22_000)
+
+
+@needs_root
+def test_many_uids_are_what_each_by_itself_is() -> None:
+    """The file is read once for all of them, and says the same as when it is searched for each.
+
+    Seen to fail with the last of two entries for a uid, and with entries that begin with + or -.
+    """
+    odd = "first:x:2000:7::/:/bin/sh\nsecond:x:2000:8::/:/bin/sh\n"
+    odd += "+plus:x:2001:7::/:/bin/sh\n-minus:x:2002:7::/:/bin/sh\nlast:x:2003:7::/:/bin/sh\n"
+
+    def test() -> None:
+        found = ask(uids=MANY).entries
+        for uid in range(2000, 2010):
+            assert found[uid] == ask(uids=[uid]).entries[uid], uid
+        assert found[2000] == User("first", 2000, 7)
+        assert found[2003] == User("last", 2003, 7)
+        assert {str(found[uid]) for uid in MANY[4:]} == {str(Absent())}
+
+    world("files", test, USERS + odd)
+
+
+@needs_root
+def test_twenty_thousand_uids_take_one_reading() -> None:
+    """And not as many searches of a long file, each of which takes a millisecond.
+
+    Seen to fail when each uid is looked up.
+    """
+    long = "".join(f"u{n}:x:{n}:900::/:/bin/sh\n" for n in range(100_000, 105_000))
+
+    def test() -> None:
+        began = time.process_time()
+        found = ask(uids=[*MANY, 100_007]).entries
+        assert time.process_time() - began < 2
+        assert found[2000] == Absent()
+        assert found[100_007] == User("u100007", 100_007, 900)
+
+    world("files", test, USERS + long)
+
+
+@needs_root
+@pytest.mark.parametrize("services", ["files", "files hesiod", "hesiod files"])
+def test_many_uids_of_a_file_that_is_not_there(services: str) -> None:
+    """Nobody is absent for that: a file that cannot be opened is listed as if it were empty.
+
+    Seen to fail without the look-up that has to come first.
+    """
+
+    def test() -> None:
+        etc = Path("/run/empty")
+        etc.mkdir()
+        (etc / "nsswitch.conf").write_text(f"passwd: {services}\ngroup: files\n")
+        mount(etc, "/etc")
+        assert {type(answer) for answer in ask(uids=MANY).entries.values()} == {Unavailable}
+
+    in_private_world(test)
+
+
 @needs_root
 def test_names_that_are_no_text_do_no_harm() -> None:
     """Bytes that are not UTF-8 are carried through."""

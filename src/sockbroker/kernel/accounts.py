@@ -150,6 +150,34 @@ class _Questions(Generic[K, A]):
         del self._next_service[key]
 
 
+class _Files:
+    """The passwd file as it was listed, to be searched once for all uids and not for each of them.
+
+    That somebody is not in it is believed only once a look-up has said so of somebody: a file that
+    cannot be opened is listed as if it were empty.
+    """
+
+    def __init__(self, users: Iterable[User]) -> None:
+        self._by_uid: dict[int, User] = {}
+        for user in users:
+            if not user.name.startswith(("+", "-")):  # what nss_compat means; look-ups skip it
+                self._by_uid.setdefault(user.uid, user)
+        self._readable = False
+
+    def user(
+        self, uid: int, ask: Callable[[int], User | Absent | Unavailable]
+    ) -> User | Absent | Unavailable:
+        """Return what a look-up of a uid would say; `ask` looks one up."""
+        user = self._by_uid.get(uid)
+        if user is not None:
+            return user
+        if self._readable:
+            return Absent()
+        answer = ask(uid)
+        self._readable = isinstance(answer, Absent)
+        return answer
+
+
 class _Search:
     """One run through the services, and what it has found so far."""
 
@@ -161,6 +189,7 @@ class _Search:
         self._groups: _Questions[str, RawGroup] = _Questions(wanted.groups)
         self._gids: _Questions[int, RawGroup] = _Questions(wanted.gids)
         self._listed: dict[str, User] = {}
+        self._in_files: _Files | None = None
         self._services_listed: set[int] = set()
         self._listing_complete = False
 
@@ -219,21 +248,35 @@ class _Search:
             answers = nss.select("passwd", service)
             more = index + 1 < len(services)
             if listing and answers:
-                self._list_users(nss)
+                users, complete = self._list_users(nss)
                 self._services_listed.add(index)
+                if service == "files" and complete:
+                    self._in_files = _Files(users)
             for name in names:
                 self._in_time()
                 user = self._listed.get(name) or (nss.user_by_name(name) if answers else _REFUSED)
                 self._names.take(name, user, services_left=more)
             for uid in uids:
                 self._in_time()
-                self._uids.take(
-                    uid, nss.user_by_uid(uid) if answers else _REFUSED, services_left=more
-                )
+                user = self._user_by_uid(nss, service, uid) if answers else _REFUSED
+                self._uids.take(uid, user, services_left=more)
 
-    def _list_users(self, nss: Nss) -> None:
-        for user in nss.every_user():
+    def _user_by_uid(self, nss: Nss, service: str, uid: int) -> User | Absent | Unavailable:
+        if service == "files" and self._in_files is not None:
+            return self._in_files.user(uid, nss.user_by_uid)
+        return nss.user_by_uid(uid)
+
+    def _list_users(self, nss: Nss) -> tuple[list[User], bool]:
+        """Return those whom one service lists, and whether the list is not known to be cut off."""
+        users: list[User] = []
+        listing = nss.every_user()
+        while True:
             self._in_time()
+            try:
+                user = next(listing)
+            except StopIteration as end:
+                return users, bool(end.value)
+            users.append(user)
             self._listed.setdefault(user.name, user)
 
     def _ask_groups(self, nss: Nss, services: tuple[str, ...], turn: int) -> None:

@@ -15,7 +15,7 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Final, TypeVar
 
 from sockbroker.core.accounts import Absent, Unavailable, User
@@ -32,6 +32,7 @@ _NO_ERRNO: Final = errno.EIO
 _CONDITION: Final = re.compile(r"\[[^]]*\]")
 _MERGE: Final = re.compile(r"\[[^]]*=\s*merge\b", re.IGNORECASE)
 
+_END: Final = Unavailable(os.strerror(errno.ENOENT))  # what getpwent_r(3) says after the last one
 
 T = TypeVar("T")
 
@@ -120,14 +121,17 @@ class Nss:
         """Look a group up by number."""
         return self._ask("getgrgid_r", ctypes.c_uint32(gid), _Group, _group)
 
-    def every_user(self) -> Iterator[User]:
-        """Yield the users that the service lists; many list none, and failures cannot be told."""
+    def every_user(self) -> Generator[User, None, bool]:
+        """Yield the users that the service lists; many list none, and failures cannot be told.
+
+        Returns False for one that can: the list broke off.
+        """
         self._libc.setpwent()
         try:
             while True:
                 answer = self._ask("getpwent_r", None, _Passwd, _user)
                 if not isinstance(answer, User):
-                    return
+                    return answer == _END
                 yield answer
         finally:
             self._libc.endpwent()
