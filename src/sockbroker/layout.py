@@ -16,10 +16,14 @@ from sockbroker.core.policy import App, Policy
 from sockbroker.folders import Folders
 from sockbroker.kernel.app_folder import Folder, Outcome, Wanted
 from sockbroker.kernel.directories import Base
+from sockbroker.kernel.last_pass import LastPass, coarse_now
 from sockbroker.kernel.obstacles import LimitReached, Obstructed
 
 Dispose = Callable[[str, str], None]
 """Has what was moved aside deleted: called with the app and the dot-name."""
+
+NANOSECONDS_TO_SETTLE = 2 * 10**9
+"""What has changed so shortly before a pass is looked at in the next one as well."""
 
 MOST_PROBLEMS = 100
 """Problems kept one by one; the rest is counted."""
@@ -116,20 +120,28 @@ def _fill(folders: Folders, app: App, report: Report) -> Generator[None, None, i
 
 def _bring_folder(folder: Folder, app: App, made: int, report: Report) -> Iterator[None]:
     """`made` says how many of at_boot the folder was made with, and that it has no others."""
+    began = coarse_now()
+    last = LastPass(folder.fileno())
     existing = set()
+    all_right = True
     if not made:
         for uid in folder.uids():
             existing.add(uid)
-            _ensure(folder, app, uid, None, report)
+            if last.tells(uid, app.mode, app.gid):
+                report.right += 1
+            else:
+                all_right &= _ensure(folder, app, uid, None, report)
             yield
     for uid, gid in islice(app.at_boot, made, None):
         if uid not in existing:
-            _ensure(folder, app, uid, gid, report)
+            all_right &= _ensure(folder, app, uid, gid, report)
             yield
+    if all_right:
+        last.remember(began - NANOSECONDS_TO_SETTLE)
 
 
-def _ensure(folder: Folder, app: App, uid: int, gid: int | None, report: Report) -> None:
-    """`gid` is None for a directory that exists: it is compared and not made."""
+def _ensure(folder: Folder, app: App, uid: int, gid: int | None, report: Report) -> bool:
+    """Tell whether it is right now; `gid` is None for one that exists, which is not made."""
     wanted = Wanted(mode=app.mode, gid=app.gid)
     outcome: Outcome | None
     try:
@@ -139,15 +151,14 @@ def _ensure(folder: Folder, app: App, uid: int, gid: int | None, report: Report)
             outcome = folder.ensure(uid, wanted, new_gid=gid, limit=app.max_directories)
     except (Obstructed, LimitReached, OSError) as error:
         report.problem(_sentence(f"{folder.path}/{uid}", error))
-        return
-    if outcome is None:
-        return  # released meanwhile
+        return False
     if outcome == "created":
         report.created += 1
     elif outcome == "repaired":
         report.repaired += 1
-    else:
+    elif outcome is not None:  # else it was released meanwhile
         report.right += 1
+    return True
 
 
 def _sentence(path: str, error: Exception) -> str:

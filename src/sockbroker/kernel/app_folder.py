@@ -34,7 +34,7 @@ from sockbroker.kernel.entries import (
     open_list,
     remove_acls,
 )
-from sockbroker.kernel.filling import MARKER as MARKER  # for all who look into a folder
+from sockbroker.kernel.last_pass import MARKER as MARKER  # for all who look into a folder
 from sockbroker.kernel.obstacles import LimitReached, NoSuchDirectory, Obstructed
 from sockbroker.kernel.syscalls import (
     AT_NO_AUTOMOUNT,

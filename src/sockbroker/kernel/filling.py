@@ -25,6 +25,7 @@ from sockbroker.kernel.entries import (
     set_mode,
     set_owner,
 )
+from sockbroker.kernel.last_pass import MARKER, LastPass, coarse_now
 from sockbroker.kernel.syscalls import (
     AT_NO_AUTOMOUNT,
     AT_STATX_DONT_SYNC,
@@ -36,7 +37,6 @@ from sockbroker.kernel.syscalls import (
     renameat2,
 )
 
-MARKER: Final = ".sockbroker"
 STAGED_FOLDER: Final = ".sockbroker-new-"
 
 _INNER: Final = "folder"
@@ -80,6 +80,8 @@ def fill(
                     made += 1
                     if made % _BETWEEN_YIELDS == 0:
                         yield made
+                # Nobody has had any of them yet, so what has changed before this has no ACL.
+                LastPass(folder).remember(coarse_now())
                 set_owner(folder, 0, parent[1])
                 set_mode(folder, parent[0])
             _verify(closed, _INNER, 0, parent[1], parent[0])
