@@ -15,6 +15,7 @@ from sockbroker.core.rules import Rules
 from sockbroker.folders import Folders
 from sockbroker.kernel.app_folder import Folder
 from sockbroker.kernel.directories import Base, Parent
+from sockbroker.kernel.filling import fill
 from sockbroker.kernel.last_pass import LastPass, coarse_now
 from sockbroker.layout import Report, bring
 
@@ -269,6 +270,26 @@ def test_a_folder_that_is_filled_is_remembered(run: Path) -> None:
     access_acl(run / "chat/1000")
     report = a_pass()
     assert (report.repaired, report.right) == (1, 1)
+
+
+def test_of_many_that_were_made_at_once_each_is_told(run: Path) -> None:
+    """Even of those that were made in the last tick of the clock.
+
+    Seen to fail without the wait for the next one.
+    """
+    uids = range(1000, 1600)
+    with Base.open(str(run)) as base:
+        *_, made = fill(
+            base.fileno(),
+            "chat",
+            parent=(0o711, 0),
+            mode=0o700,
+            directories=[(uid, uid) for uid in uids],
+        )
+        assert made == len(uids)
+        with base.folder("chat", Parent(mode=0o711, gid=0), adopt=False) as folder:
+            last = LastPass(folder.fileno())
+            assert [uid for uid in uids if not last.tells(uid, 0o700, uid)] == []
 
 
 def test_a_pass_that_found_a_problem_is_not_remembered(run: Path) -> None:

@@ -25,7 +25,7 @@ from sockbroker.kernel.entries import (
     set_mode,
     set_owner,
 )
-from sockbroker.kernel.last_pass import MARKER, LastPass, coarse_now
+from sockbroker.kernel.last_pass import MARKER, LastPass, coarse_now, next_tick
 from sockbroker.kernel.syscalls import (
     AT_NO_AUTOMOUNT,
     AT_STATX_DONT_SYNC,
@@ -43,6 +43,10 @@ _INNER: Final = "folder"
 _PRIVATE: Final = 0o700
 _BY_NAME: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
 _BETWEEN_YIELDS: Final = 16
+
+_WORTH_A_TICK: Final = 500
+"""Directories that were made within a tick of the clock are looked at more closely the next time;
+for so many of them that takes longer than to wait for the next tick now."""
 
 
 def fill(
@@ -81,6 +85,8 @@ def fill(
                     if made % _BETWEEN_YIELDS == 0:
                         yield made
                 # Nobody has had any of them yet, so what has changed before this has no ACL.
+                if made >= _WORTH_A_TICK:
+                    next_tick()
                 LastPass(folder).remember(coarse_now())
                 set_owner(folder, 0, parent[1])
                 set_mode(folder, parent[0])

@@ -21,8 +21,8 @@ from sockbroker.kernel.syscalls import (
     AT_NO_AUTOMOUNT,
     AT_STATX_DONT_SYNC,
     AT_SYMLINK_NOFOLLOW,
-    Status,
-    raw_statx,
+    STATX_ATTR_MOUNT_ROOT,
+    glancer,
 )
 
 MARKER: Final = ".sockbroker"
@@ -43,32 +43,42 @@ def coarse_now() -> int:
     return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 
 
+def next_tick() -> None:
+    """Wait until the clock that ctime is taken from has gone on: 1 to 10 ms."""
+    moment = coarse_now()
+    while coarse_now() == moment:
+        time.sleep(0.0005)
+
+
 class LastPass:
     """Of one folder; the descriptor stays the caller's."""
 
     def __init__(self, folder: int) -> None:
         self._folder = folder
+        self._glance = glancer(folder, _BY_NAME)
         self._moment = 0
         with suppress(OSError):
             marker = os.stat(MARKER, dir_fd=folder, follow_symlinks=False)  # root's, as was seen
             written = abs(marker.st_atime_ns - _boot()) <= _SAME_BOOT
             if written and marker.st_mtime_ns <= time.time_ns():
                 self._moment = marker.st_mtime_ns
+        self._moment_in_two = [*divmod(self._moment, _SECOND)]
 
     def tells(self, uid: int, mode: int, gid: int | None) -> bool:
         """Whether the directory of `uid` is sure to be as wanted, ACLs and mounts included."""
         if not self._moment:
             return False
-        raw = raw_statx(b"%d" % uid, self._folder, _BY_NAME)
-        if not raw:
+        seen = self._glance(b"%d" % uid)
+        if not seen:
             return False
-        status = Status.of(raw)
+        attributes, owner, group, its_mode, known, *changed = seen
         return (
-            status.uid == uid
-            and status.mode == stat.S_IFDIR | mode
-            and gid in {None, status.gid}
-            and status.mount_root is False
-            and status.changed * _SECOND + status.changed_nanoseconds < self._moment
+            owner == uid
+            and its_mode == stat.S_IFDIR | mode
+            and gid in (None, group)
+            and known & STATX_ATTR_MOUNT_ROOT != 0  # Linux 5.8
+            and attributes & STATX_ATTR_MOUNT_ROOT == 0
+            and changed < self._moment_in_two
         )
 
     def remember(self, moment: int) -> None:
@@ -77,6 +87,7 @@ class LastPass:
             with suppress(OSError):  # then the next pass takes longer
                 os.utime(MARKER, ns=(_boot(), moment), dir_fd=self._folder, follow_symlinks=False)
                 self._moment = moment
+                self._moment_in_two = [*divmod(moment, _SECOND)]
 
 
 def _boot() -> int:

@@ -11,6 +11,7 @@ This module imports nothing of the package, so that everything may use it.
 import ctypes
 import os
 import struct
+from collections.abc import Callable
 from typing import Final, NamedTuple, Self
 
 # include/uapi/linux/fcntl.h
@@ -60,6 +61,9 @@ _OWNER_AND_MODE = struct.Struct("2I H")
 
 OWNER_AND_MODE: Final = slice(20, 30)
 """Where in struct statx uid, gid and mode are, side by side."""
+
+_GLANCE = struct.Struct("<8x Q 4x 2I H 26x Q 32x q I")
+"""Of the same 256 bytes: attributes, uid, gid, mode, known attributes, and ctime in two parts."""
 
 _Buffer = ctypes.c_char * _STATX.size
 
@@ -139,6 +143,23 @@ def raw_statx(name: bytes, dir_fd: int, flags: int) -> bytes:
     """
     buffer = _Buffer()
     return b"" if _statx(dir_fd, name, flags, STATX_BASIC_STATS, buffer) else buffer.raw
+
+
+def glancer(dir_fd: int, flags: int) -> Callable[[bytes], tuple[int, ...]]:
+    """Return a function that looks at a name below `dir_fd`; it returns () instead of any error.
+
+    Else attributes, uid, gid, mode, known attributes, and ctime in seconds and nanoseconds.
+
+    The quickest form of `statx`, for ten thousand of them; `name` is without a NUL.
+    """
+    buffer = _Buffer()
+
+    def glance(name: bytes) -> tuple[int, ...]:
+        if _statx(dir_fd, name, flags, STATX_BASIC_STATS, buffer):
+            return ()
+        return _GLANCE.unpack_from(buffer)
+
+    return glance
 
 
 def pack_owner_and_mode(uid: int, gid: int, mode: int) -> bytes:
