@@ -60,6 +60,7 @@ class Server:
         self._violation = violation
         self._acceptor = Acceptor(loop, closer, welcome=self._welcome, make_room=self._make_room)
         self._shares = Shares()
+        self._on_event = self._ready  # one object for all connections
         # Deadlines are all the same time ahead, so the order of arming is the order of expiry.
         self._armed: dict[Connection, None] = {}
         self.accepted = 0
@@ -236,7 +237,7 @@ class Server:
         """Watch a connection from its first turn on; say whether it has sent something by then."""
         connection.begun = True
         try:
-            self._loop.watch(connection.descriptor, partial(self._ready, connection))
+            self._loop.watch(connection.descriptor, partial(self._on_event, connection))
         except OSError:  # epoll_ctl(2): no memory, or more watched than the kernel lets anybody
             self._close(connection)
             return False
