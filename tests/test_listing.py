@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from sockbroker import listing
 from sockbroker.core.policy import Policy
 from sockbroker.core.varlink import encode_reply, encode_written
 from sockbroker.kernel.app_folder import Folder
 from sockbroker.kernel.survey import Sight
 from sockbroker.kernel.syscalls import Status
 from sockbroker.kernel.usage import Usage
-from sockbroker.listing import _Texts
+from sockbroker.listing import SECONDS_OF_A_TURN, Listing, _Texts
 
 USERS = {1: "ann", 2: 'a"\\b', 3: "z\u00fc\x00\u2028", 4: "null", 5: "", 6: "%s{}"}
 GROUPS = {7: "staff", 8: '"},{', 9: "\u00e4"}
@@ -74,3 +77,47 @@ def test_what_is_written_is_what_the_reply_would_be(policy: Policy, base: str) -
             }
         }
         assert encode_written([texts.text(uid, sight)]) == encode_reply(reply)
+
+
+@pytest.mark.parametrize("seconds", [SECONDS_OF_A_TURN / 4, SECONDS_OF_A_TURN * 2])
+def test_others_have_their_turn(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """While the names are read, and while the directories are looked at, however long each takes.
+
+    Seen to fail where the clock is not looked at in either of the two.
+    """
+    clock = 0.0
+    done: list[str] = []
+
+    def step(what: str) -> None:
+        nonlocal clock
+        clock += seconds
+        done.append(what)
+
+    class SlowFolder(nullcontext[object]):
+        app, path = "chat", "/run/chat"
+
+        def uids(self) -> Iterator[int]:
+            for uid in range(40):
+                step("name")
+                yield uid
+
+        def state(self, *_: object) -> str:
+            return "ok"
+
+    def look(_uid: int) -> Sight:
+        step("look")
+        return SIGHTS[0]
+
+    base = SimpleNamespace(path="/run", find=lambda _app: SlowFolder())
+    monkeypatch.setattr(listing.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(listing, "Survey", lambda *_: SimpleNamespace(look=look))
+    generation = SimpleNamespace(policy=policy(), folders=["chat"])
+    nobody = cast(Any, None)
+    lister = Listing(cast(Any, generation), cast(Any, SimpleNamespace(base=base)), nobody, nobody)
+    turns, replies = [], 0
+    for written in lister._directories(None, None, None, nobody):
+        turns.append(len(done))
+        replies += len(written or ())
+        done.clear()
+    assert max(turns) * seconds <= SECONDS_OF_A_TURN + seconds
+    assert replies == 40
