@@ -89,10 +89,8 @@ class Survey:
                 attributes, owner, gid, mode, size, known = _unpack(raw)
                 mountless = known & ~attributes & STATX_ATTR_MOUNT_ROOT
                 if mountless and owner == uid and mode & _KIND == stat.S_IFDIR:
-                    acl = _has_acl(descriptor)
-                    if size != self._empty:
-                        return Sight(mode & 0o7777, gid, acl, None, self._usage(descriptor, uid))
-                    return Sight(mode & 0o7777, gid, acl, None, UNUSED)
+                    usage = UNUSED if size == self._empty else self._usage(descriptor, uid)
+                    return Sight(mode & 0o7777, gid, _has_acl(descriptor), None, usage)
         finally:
             os.close(descriptor)
         return self._look_closely(uid)
