@@ -11,6 +11,7 @@ import os
 import resource
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +23,13 @@ import sockbroker
 PACKAGE = Path(sockbroker.__file__).parent
 
 LAUNCHER = """\
-#!{python} -I
+#!{python} -IS
 import sys
-sys.path[sys.path.index({checkout!r})] = {installed!r}
+sys.path += [{installed!r}, {packages!r}]
 from sockbroker.{module} import main
 sys.exit(main())
 """
-"""As the installer writes it, but that the copy takes the place of the checkout, which is where a
-virtual environment of the tests finds the package."""
+"""As the installer writes it, but that the package is a copy beside it."""
 
 DESCRIPTORS = 8192
 """LimitNOFILE of the unit."""
@@ -54,8 +54,8 @@ class Installed:
         path.write_text(
             LAUNCHER.format(
                 python=sys.executable,
-                checkout=str(PACKAGE.parent),
                 installed=str(self._folder),
+                packages=sysconfig.get_path("purelib"),
                 module=module,
             )
         )
