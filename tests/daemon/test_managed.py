@@ -434,7 +434,7 @@ def slow_start(world: World) -> Daemon:
     slow += ["-e", "inject=mkdirat:delay_enter=300000"]
     policy = 'apps: {demo: {allow: {everyone: true}, at_boot: {users: ["2000-2009"]}}}'
     daemon = world.begin(policy=policy, under=slow)
-    eventually("under way", lambda: (RUN / "demo/2000").exists())
+    eventually("under way", lambda: (RUN / ".sockbroker-new-demo/folder/2000").exists())
     return daemon
 
 
