@@ -50,7 +50,8 @@ systemd-analyze systemd
 getent libc-bin
 ps procps
 xz xz-utils
-cc gcc'
+cc gcc
+faketime faketime'
 
 # What the bench measures the broker against. It says in its table what it could not have.
 peers='dbus-daemon dbus-daemon
