@@ -31,7 +31,7 @@ from sockbroker.kernel.syscalls import (
 )
 
 # include/uapi/linux/xattr.h
-_POSIX_ACLS: Final = frozenset({"system.posix_acl_access", "system.posix_acl_default"})
+_POSIX_ACLS: Final = ("system.posix_acl_access", "system.posix_acl_default")
 
 # ENOSYS: Linux before 5.6, or systemd's RestrictSUIDSGID=; EPERM: a filter that forbids what it
 # does not know. openat2 itself has no EPERM for the flags used here.
@@ -145,7 +145,7 @@ def inherited_acls(new: int) -> bool:
     attributes long.
     """
     try:
-        return not _POSIX_ACLS.isdisjoint(os.listxattr(new))
+        return any(name in _POSIX_ACLS for name in os.listxattr(new))
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
