@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -75,7 +74,6 @@ def test_nothing_below_it_is_followed_opened_crossed_or_run(world: World) -> Non
         operator_asks("Reload")
         assert operator_asks("Release", app="demo", uid=MALLORY, force=True) == {}
         eventually("parked", lambda: operator_asks("Status")["parameters"]["problems"])
-        time.sleep(0.5)
         [aside] = [name for name in os.listdir(RUN / "demo") if name.startswith(".old-")]
         left = sorted(os.listdir(RUN / "demo" / aside))
         assert [name for name in left if name.startswith("evil")] == ["evil-mount", "evil-server"]

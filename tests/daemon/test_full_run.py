@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def with_names() -> None:
 
 
 @pytest.mark.parametrize("fill", [with_bytes, with_names])
-def test_a_start_while_run_is_full(world: World, fill: object) -> None:
+def test_a_start_while_run_is_full(world: World, fill: Callable[[], None]) -> None:
     """Killed and started again it serves what there is, refuses what is new, and says why.
 
     Room that is made is used at once.  Taken out: that `PidFile` goes on without a file; then the
@@ -43,7 +44,7 @@ def test_a_start_while_run_is_full(world: World, fill: object) -> None:
 
     def until_full() -> None:
         try:
-            fill()  # type: ignore[operator]
+            fill()
         except OSError as error:
             os.write(2, f"{error}\n".encode())
 
