@@ -53,21 +53,28 @@ class Broker:
         return {"Request": self._request}
 
     def _request(self, session: Session, call: Call) -> Answer:
-        self._record.counters["requests"] += 1
-        peer, parameters = session.peer, call.parameters
-        app, uid = parameters["app"], parameters.get("uid")
-        if uid is None:  # as usual, and perhaps as before
-            grant = self._remembered(app, peer)
+        counters, peer, parameters = self._record.counters, session.peer, call.parameters
+        counters["requests"] += 1
+        if self._policy is not self._generation.policy:
+            self._policy = self._generation.policy
+            self._grants.clear()
+        app, asked = parameters["app"], parameters.get("uid")
+        uid, gid, pid, groups = peer
+        if asked is None and pid > 0:  # as usual; of another pid each decision has to make sure
+            grant = self._grants.get((app, uid, gid, groups))
             if grant is not None:
-                if grant.snapshot is not None and grant.snapshot.holds():
-                    return self._existing(grant)
+                if grant.seen is not None:
+                    snapshot, existing = grant.seen
+                    if snapshot.holds():
+                        counters["existing"] += 1
+                        return existing
                 return self._use(grant, peer, peer)
-        uid = whom(session, app, uid)
-        if isinstance(uid, Failure):
-            return uid
-        if uid == peer.uid:
+        asked = whom(session, app, asked)
+        if isinstance(asked, Failure):
+            return asked
+        if asked == uid:
             return self._grant(str(app), peer, peer)
-        return self._grant_other(str(app), uid, peer)
+        return self._grant_other(str(app), asked, peer)
 
     def _grant_other(self, app: str, uid: int, operator: Peer) -> Answer:
         """Grant what an operator asks for another uid, by the policy and the database's groups."""
@@ -114,28 +121,15 @@ class Broker:
         except (Obstructed, LimitReached, OSError) as error:
             return self._record.fail("request", app, caller, error, grant.path)
         grant.used = True
+        parameters = {"path": grant.path, "outcome": outcome}
         if outcome != "existing":
             self._record.change(outcome, app, caller, path=grant.path, rule=str(grant.rule))
-            return Reply({"path": grant.path, "outcome": outcome})
-        if snapshot is not None and snapshot.settled and snapshot.holds():
-            grant.snapshot = snapshot  # as it was before it was found to be right
-        return self._existing(grant)
-
-    def _existing(self, grant: Grant) -> Answer:
+            return Reply(parameters)
         self._record.counters["existing"] += 1
-        if grant.existing is None:
-            grant.existing = Encoded(encode_reply({"path": grant.path, "outcome": "existing"}))
-        return grant.existing
-
-    def _remembered(self, app: object, peer: Peer) -> Grant | None:
-        """Return what the policy in force has granted to the same credentials before."""
-        policy = self._generation.policy
-        if policy is not self._policy:
-            self._policy = policy
-            self._grants.clear()
-        if peer.pid <= 0:  # of which each decision has to make sure
-            return None
-        return self._grants.get((app, peer.uid, peer.gid, peer.groups))
+        if snapshot is not None and snapshot.settled and snapshot.holds():
+            # As it was before it was found to be right.
+            grant.seen = snapshot, Encoded(encode_reply(parameters))
+        return Reply(parameters)
 
     def _remember(self, app: str, peer: Peer, grant: Grant) -> None:
         if peer.groups is None or len(peer.groups) > MOST_GROUPS_REMEMBERED:
@@ -148,12 +142,11 @@ class Broker:
 class Grant:
     """What a policy lets a uid with certain groups have of an app."""
 
-    __slots__ = ("app", "existing", "path", "rule", "snapshot", "used", "wanted")
+    __slots__ = ("app", "path", "rule", "seen", "used", "wanted")
 
     def __init__(self, decision: Allowed, path: str) -> None:
         self.app, self.rule = decision
         self.wanted = Wanted(mode=self.app.mode, gid=self.app.gid)
         self.path = path
         self.used = False
-        self.existing: Encoded | None = None  # the reply that says so
-        self.snapshot: Snapshot | None = None
+        self.seen: tuple[Snapshot, Encoded] | None = None  # as it was when it was right, and so

@@ -52,9 +52,12 @@ class Snapshot:
         return time.time() >= Status.of(self._seen).changed + _SECONDS_TO_SETTLE
 
     def holds(self) -> bool:
-        """Tell whether the directory is as it was, and its folder as the policy wants it."""
+        """Tell whether the directory is as it was, and its folder as the policy wants it.
+
+        Only where it has `settled`: one that is not there is as it was, too.
+        """
         return (
-            raw_statx(self._name, self._base, _BY_NAME) == self._seen != b""
+            raw_statx(self._name, self._base, _BY_NAME) == self._seen
             and raw_statx(b"", self._folder.fileno(), _BY_DESCRIPTOR)[OWNER_AND_MODE]
             == self._parent
         )
