@@ -13,8 +13,7 @@ import pytest
 
 from sockbroker.core.peer import Peer
 from sockbroker.core.varlink import MESSAGE_LIMIT
-from sockbroker.interfaces import service
-from sockbroker.session import Connection, Session
+from sockbroker.session import Connection
 from sockbroker.shares import MOST_BYTES, MOST_BYTES_OF_ONE, Shares
 
 Enter = Callable[[int], Connection]
@@ -33,15 +32,13 @@ def shares() -> Shares:
 @pytest.fixture
 def enter(shares: Shares) -> Iterator[Enter]:
     ends: list[socket.socket] = []
-    served = service({})
 
     def connect(uid: int) -> Connection:
         ours, theirs = socket.socketpair()
         ends.extend((ours, theirs))
         peer = Peer(uid=uid, gid=uid, pid=1, groups=frozenset())
-        session = Session(peer, uid == OPERATOR)
         plain: Socket = ours
-        connection = Connection(plain, session, served, clean=True)
+        connection = Connection(plain, peer, operator=uid == OPERATOR, clean=True)
         shares.enter(connection)
         return connection
 
@@ -70,7 +67,7 @@ def test_operators_come_first(shares: Shares, enter: Enter) -> None:
         shares.queue(enter(uid))
     taken = shares.next()
     assert taken is not None
-    assert taken.session.operator
+    assert taken.operator
 
 
 def test_one_turn_at_a_time(shares: Shares, enter: Enter) -> None:
@@ -99,15 +96,15 @@ def test_who_has_gone_has_no_turn(shares: Shares, enter: Enter) -> None:
 
 
 def test_the_crowd_gives_up_its_longest_idle(shares: Shares, enter: Enter) -> None:
-    """Places are taken from the account with most, and there from who was served longest ago.
+    """Places are taken from the account with most, and there from who was heard longest ago.
 
-    Seen to fail without `served`, and with the smallest account instead.
+    Seen to fail without `heard`, and with the smallest account instead.
     """
     crowd = [enter(MALLORY) for _ in range(3)]
     enter(ALICE)
     for connection in crowd:
         connection.begun = True
-    shares.served(crowd[0])
+    shares.heard(crowd[0])
     assert shares.crowd() is crowd[1]
 
 

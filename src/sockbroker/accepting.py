@@ -12,6 +12,7 @@ import socket
 import time
 from _socket import socket as Socket
 from collections.abc import Callable
+from functools import partial
 
 from sockbroker.closing import Closer
 from sockbroker.kernel.listeners import accept, refuse_descriptors
@@ -49,7 +50,7 @@ class Acceptor:
         """Accept from a listening socket, which stays the caller's to close; it must not block."""
         listening = Listening(operator, refuse_descriptors(listener))
         self._listeners[listener] = listening
-        self._loop.watch(listener.fileno(), lambda _events: self._accept(listener, listening))
+        self._loop.watch(listener.fileno(), partial(self._accept, listener, listening))
 
     def stop(self) -> None:
         for listener in self._listeners:
@@ -71,29 +72,30 @@ class Acceptor:
             listening.resting = False
             self._loop.change(listener.fileno(), READABLE)
 
-    def _accept(self, listener: socket.socket, listening: Listening) -> None:
+    def _accept(self, listener: socket.socket, listening: Listening, _events: int = 0) -> None:
         if listening.resting or listener not in self._listeners:
             return
+        alone = listening.alone
         taken = 0
-        end = time.monotonic() + SECONDS_OF_ACCEPTING
-        while time.monotonic() < end:
+        end = 0.0 if alone else time.monotonic() + SECONDS_OF_ACCEPTING
+        while taken == 0 or time.monotonic() < end:
+            taken += 1
             try:
                 connected = accept(listener)
             except BlockingIOError:
                 listening.caught_up = True
-                listening.alone = TAKEN_ALONE if taken <= 1 else 0
+                listening.alone = TAKEN_ALONE if taken <= 2 else 0
                 return
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:
                     self._without_descriptors(listener, listening)
                     return
                 continue  # accept(2): an error of that one connection
-            if listening.refuses and not listening.caught_up:
+            if not listening.caught_up and listening.refuses:
                 refuse_descriptors(connected)
             self._welcome(connected, listening)
-            taken += 1
-            if listening.alone:
-                listening.alone -= 1
+            if alone:
+                listening.alone = alone - 1
                 return
 
     def _without_descriptors(self, listener: socket.socket, listening: Listening) -> None:

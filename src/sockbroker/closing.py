@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from _socket import MSG_CTRUNC, MSG_DONTWAIT, MSG_PEEK
 from _socket import socket as Socket
 from collections import deque
 
@@ -43,12 +44,12 @@ def receive(connection: Socket) -> bytes:
     """
     # Without room for them descriptors are told of and, in a look, stay where they are.
     seen, _control, flags, _address = connection.recvmsg(
-        RECEIVED_AT_ONCE, 0, socket.MSG_DONTWAIT | socket.MSG_PEEK
+        RECEIVED_AT_ONCE, 0, MSG_DONTWAIT | MSG_PEEK
     )
-    if flags & socket.MSG_CTRUNC:
+    if flags & MSG_CTRUNC:
         raise DescriptorsSent
     # Exactly what was seen: descriptors may have arrived behind it.
-    return connection.recv(len(seen), socket.MSG_DONTWAIT) if seen else b""
+    return connection.recv(len(seen), MSG_DONTWAIT) if seen else b""
 
 
 class Closer:

@@ -203,7 +203,7 @@ class Daemon:
                     return self._fail(launch, (str(error),), 1)
                 except OSError as error:
                     return self._fail(launch, (sentence(self._doing, error),), 1)
-                self._loop.run(self._server.between, self._server.next_deadline)
+                self._loop.run(self._server.between)
         except Exception as fault:
             self._log.critical("fault", fault=fault)
             return self._fail(launch, (f"a fault of the program: {fault!r}",), 1)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 import socket
 import time
+from _socket import MSG_DONTWAIT, MSG_NOSIGNAL
 from _socket import socket as Socket
 from collections.abc import Callable
 from functools import partial
 
 from sockbroker.accepting import Acceptor
 from sockbroker.closing import RECEIVED_AT_ONCE, Closer, DescriptorsSent, receive
+from sockbroker.core.conversation import converse
 from sockbroker.core.peer import Peer
 from sockbroker.core.service import Service
 from sockbroker.core.varlink import ProtocolError
@@ -24,18 +26,13 @@ from sockbroker.kernel.peercred import peer_of
 from sockbroker.session import Connection, Listening, Session
 from sockbroker.shares import Shares
 
-CALLS_A_ROUND = 32
-"""Calls between two looks at the kernel: about 2 ms, which a newcomer waits at most."""
-
-# Numbers: to combine flags of an enumeration takes as long as a system call.
-RECEIVING = int(socket.MSG_DONTWAIT)
-SENDING = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-
 SECONDS_A_ROUND = 0.002
-"""Of calls between two looks at the kernel, however few they were."""
+"""Of calls between two looks at the kernel, which a newcomer waits at most, and the last call."""
 
 SECONDS_FOR_A_MESSAGE = 10.0
 """For the first byte, for each message once begun, and for a peer to take a reply."""
+
+SENDING = MSG_DONTWAIT | MSG_NOSIGNAL
 
 
 class Server:
@@ -61,8 +58,8 @@ class Server:
         self._acceptor = Acceptor(loop, closer, welcome=self._welcome, make_room=self._make_room)
         self._shares = Shares()
         self._on_event = self._ready  # one object for all connections
-        # Deadlines are all the same time ahead, so the order of arming is the order of expiry.
-        self._armed: dict[Connection, None] = {}
+        # The deadlines: all the same time ahead, so the order of arming is the order of expiry.
+        self._armed: dict[Connection, float] = {}
         self.accepted = 0
         self.dropped = 0
 
@@ -92,11 +89,11 @@ class Server:
         if self._shares.connections >= self._most:
             self._make_room()
         clean = listening.refuses and listening.caught_up
-        connection = Connection(connected, Session(peer, operator), self._service, clean=clean)
+        connection = Connection(connected, peer, operator=operator, clean=clean)
         self._shares.enter(connection)
         self.accepted += 1
         if listening.alone and not self._shares.turns:
-            self._serve(connection)
+            self._begin(connection)
         else:
             self._shares.queue(connection)
 
@@ -134,7 +131,7 @@ class Server:
         """Take what the peer has sent; say whether there may be something to serve now."""
         try:
             if connection.clean:
-                received = connection.socket.recv(RECEIVED_AT_ONCE, RECEIVING)
+                received = connection.socket.recv(RECEIVED_AT_ONCE, MSG_DONTWAIT)
             else:
                 received = receive(connection.socket)
         except BlockingIOError:
@@ -148,15 +145,21 @@ class Server:
         if not received:
             # Everything before was served, or it would be queued and not read; a peer that only
             # shut down its sending side still waits for what runs.
-            if connection.conversation.waiting or connection.conversation.streaming:
+            conversation = connection.conversation
+            if conversation is not None and (conversation.waiting or conversation.streaming):
                 connection.ending = True
                 self._pause(connection)
             else:
                 self._close(connection, unread=False)
             return False
-        if not connection.heard:
+        if connection.heard:
+            self._shares.heard(connection)
+        else:
             connection.heard = True
-            self._disarm(connection)
+            self._armed.pop(connection, None)
+        if connection.conversation is None:
+            connection.received += received
+            return True
         try:
             connection.conversation.receive(received)
         except ProtocolError as violation:
@@ -169,14 +172,9 @@ class Server:
             connection.paused = True
             self._loop.change(connection.descriptor, 0)
 
-    def _resume(self, connection: Connection) -> None:
-        if connection.paused and not connection.ending:
-            connection.paused = False
-            self._loop.change(connection.descriptor, READABLE)
-
     def _weigh(self, connection: Connection) -> bool:
         """Count what waits in a connection; close it, and say False, if that is too much."""
-        waiting = connection.conversation.unserved + len(connection.outgoing)
+        waiting = connection.unserved + len(connection.outgoing)
         if waiting == connection.bytes or self._shares.weigh(connection, waiting):
             return True
         self._refuse(connection, ProtocolError("more calls and replies waiting than its share"))
@@ -184,81 +182,86 @@ class Server:
 
     # Serving in turn.
 
-    def between(self) -> bool:
-        """Serve a round of calls and close what is late; say whether more calls wait."""
+    def between(self) -> float | None:
+        """Serve a round of calls and close what is late.
+
+        Returns the monotonic time of the next deadline, 0 if more calls wait, None for neither.
+        """
+        if not self._armed and not self._shares.turns:
+            return None  # as nearly always
         if self._shares.turns:
             end = time.monotonic() + SECONDS_A_ROUND
-            for _ in range(CALLS_A_ROUND):
-                connection = self._shares.next()
-                if connection is None:
-                    break
-                if not connection.outgoing:
+            while (connection := self._shares.next()) is not None:
+                if not connection.begun:
+                    self._begin(connection)
+                elif not connection.outgoing:
                     self._serve(connection)
                 if time.monotonic() >= end:
                     break
         if self._armed:
             self._expire()
-        if not self._shares.turns:
-            return False
-        self._acceptor.accept_all()
-        return True
+        if self._shares.turns:
+            self._acceptor.accept_all()
+            return 0.0
+        return next(iter(self._armed.values()), None)
 
     def _serve(self, connection: Connection) -> None:
-        if not connection.begun and not self._begin(connection):
-            return
         conversation = connection.conversation
         try:
-            sent = conversation.turn()
+            if conversation is None:
+                received, connection.received = connection.received, b""
+                sent, conversation = converse(self._service, connection, received)
+            else:
+                sent = conversation.turn()
+                if conversation.idle:
+                    conversation = None
         except ProtocolError as violation:
             self._refuse(connection, violation)
             return
         except Exception as fault:  # a fault of ours: this peer is dropped, nobody else
-            self._fault(connection.session.peer, fault)
+            self._fault(connection.peer, fault)
             self._close(connection)
             return
+        connection.conversation = conversation
         if sent is None:
             self._rest(connection)
             return
-        self._shares.served(connection)
-        if connection.deadline is not None:
-            self._disarm(connection)
+        self._armed.pop(connection, None)
         if sent:
             self._send(connection, sent)
         if connection.closed or connection.outgoing:
             return
-        if conversation.idle and not (connection.paused or connection.ending or connection.bytes):
-            return  # as nearly always
-        if conversation.ready:
+        if conversation is not None and conversation.ready:
             self._shares.queue(connection)
-        else:
+        elif conversation or connection.paused or connection.ending or connection.bytes:
             self._rest(connection)
 
-    def _begin(self, connection: Connection) -> bool:
-        """Watch a connection from its first turn on; say whether it has sent something by then."""
+    def _begin(self, connection: Connection) -> None:
+        """Watch a connection from its first turn on, and serve what it has sent by then."""
         connection.begun = True
         try:
             self._loop.watch(connection.descriptor, partial(self._on_event, connection))
         except OSError:  # epoll_ctl(2): no memory, or more watched than the kernel lets anybody
             self._close(connection)
-            return False
+            return
         if self._receive(connection):  # most peers have sent their call by now
-            return True
-        if not connection.closed:
+            self._serve(connection)
+        elif not connection.closed:
             self._arm(connection)
-        return False
 
     def _rest(self, connection: Connection) -> None:
         """Nothing to serve now: wait for the peer, or let it go."""
         conversation = connection.conversation
-        if conversation.waiting:
+        if conversation is not None and conversation.waiting:
             conversation.on_ready = partial(self._shares.queue, connection)
             self._pause(connection)
         elif connection.ending:
             self._close(connection)
         else:
             if connection.paused:
-                self._resume(connection)
-            if conversation.partial and connection.deadline is None:
+                connection.paused = False
+                self._loop.change(connection.descriptor, READABLE)
+            if conversation is not None and conversation.partial and connection not in self._armed:
                 self._arm(connection)
             self._weigh(connection)
 
@@ -282,7 +285,7 @@ class Server:
             self._weigh(connection)
         elif connection.outgoing:
             connection.outgoing = b""
-            self._disarm(connection)
+            self._armed.pop(connection, None)
             self._loop.change(connection.descriptor, 0)
             self._shares.queue(connection)
 
@@ -290,40 +293,28 @@ class Server:
 
     def _arm(self, connection: Connection) -> None:
         self._armed.pop(connection, None)
-        self._armed[connection] = None
-        connection.deadline = time.monotonic() + SECONDS_FOR_A_MESSAGE
-
-    def _disarm(self, connection: Connection) -> None:
-        if connection.deadline is not None:
-            connection.deadline = None
-            self._armed.pop(connection, None)
-
-    def next_deadline(self) -> float | None:
-        """Return the monotonic time at which the next peer is late, or None."""
-        for connection in self._armed:
-            return connection.deadline
-        return None
+        self._armed[connection] = time.monotonic() + SECONDS_FOR_A_MESSAGE
 
     def _expire(self) -> None:
         """Close who is late; not who only seems so because we are (SIGSTOP, a crowd)."""
         seen = self._loop.looked
-        late = itertools.takewhile(lambda each: (each.deadline or 0.0) <= seen, self._armed)
-        for connection in [each for each in late if not each.queued]:
+        late = itertools.takewhile(lambda item: item[1] <= seen, self._armed.items())
+        for connection in [each for each, _ in late if not each.queued]:
             self._close(connection)
 
     def _refuse(self, connection: Connection, violation: ProtocolError) -> None:
-        self._violation(connection.session.peer, violation)
+        self._violation(connection.peer, violation)
         self._close(connection)
 
     def _close(self, connection: Connection, *, unread: bool = True) -> None:
         if connection.closed:
             return
         connection.closed = True
-        if connection.deadline is not None:
-            self._disarm(connection)
-        if not connection.conversation.idle:
+        self._armed.pop(connection, None)
+        if connection.conversation is not None:
             connection.conversation.close()
         if unread and not connection.clean:
+            # Not only forgotten: the closer keeps it for a while, and so may its child.
             self._loop.unwatch(connection.descriptor)
             self._closer.close(connection.socket)
         else:
@@ -337,8 +328,7 @@ class Server:
         Who has not spoken yet keeps his connection unless `unheard_too`: his call is on its way.
         """
         for connection in self._shares.all():
-            conversation = connection.conversation
-            running = connection.queued or connection.outgoing or not conversation.idle
+            running = connection.queued or connection.outgoing or not connection.idle
             if not running and (connection.heard or unheard_too):
                 self._close(connection)
         return self._shares.connections > 0

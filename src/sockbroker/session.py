@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from _socket import socket as Socket
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from sockbroker.core.conversation import Conversation
 from sockbroker.core.peer import Peer
-from sockbroker.core.service import Service
 
 OPERATORS = -1
 """The account of all operators; every other account is a uid."""
 
 
-class Session(NamedTuple):
+class Session:
     """What a handler may know about who calls: the kernel's word, and the socket it came by."""
 
-    peer: Peer
-    operator: bool
+    __slots__ = ("operator", "peer")
+
+    def __init__(self, peer: Peer, operator: bool) -> None:
+        self.peer = peer
+        self.operator = operator
 
 
 @dataclass(slots=True)
@@ -32,7 +33,7 @@ class Listening:
     resting: bool = False  # for want of descriptors
 
 
-class Connection:
+class Connection(Session):
     """The state that the server keeps of one connection; owns its socket."""
 
     __slots__ = (
@@ -42,32 +43,40 @@ class Connection:
         "clean",
         "closed",
         "conversation",
-        "deadline",
         "descriptor",
         "ending",
         "heard",
         "outgoing",
         "paused",
         "queued",
-        "session",
+        "received",
         "socket",
     )
 
-    def __init__(
-        self, connected: Socket, session: Session, service: Service[Session], *, clean: bool
-    ) -> None:
+    def __init__(self, connected: Socket, peer: Peer, *, operator: bool, clean: bool) -> None:
+        self.peer = peer
+        self.operator = operator
         self.socket = connected
         self.descriptor = connected.fileno()
         self.clean = clean  # the peer never could send descriptors: closing takes no time
-        self.session = session
-        self.account = OPERATORS if session.operator else session.peer.uid
-        self.conversation = Conversation(service, session)
+        self.account = OPERATORS if operator else peer.uid
+        self.conversation: Conversation[Session] | None = None  # while one goes on
+        self.received = b""  # before there is one
         self.outgoing = b""
         self.bytes = 0  # that wait in it, as they were last weighed
-        self.deadline: float | None = None
         self.begun = False  # it has had its first turn, and is watched from then on
         self.heard = False  # it has sent something
         self.queued = False  # waits for its turn
         self.paused = False  # is not read while earlier messages wait
         self.ending = False  # the peer has sent all it will
         self.closed = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs, waits to be served or has begun."""
+        return self.conversation is None and not self.received
+
+    @property
+    def unserved(self) -> int:
+        """How many bytes wait to be served, or for the end of their message."""
+        return len(self.received) if self.conversation is None else self.conversation.unserved

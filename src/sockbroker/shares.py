@@ -26,11 +26,10 @@ LOOKED_AT_TO_DROP = 64
 class Share:
     """What one account has."""
 
-    __slots__ = ("bytes", "connections", "waiting")
+    __slots__ = ("bytes", "connections")
 
     def __init__(self) -> None:
         self.connections: dict[Connection, None] = {}  # the longest idle first
-        self.waiting: deque[Connection] = deque()  # for a turn
         self.bytes = 0
 
 
@@ -40,8 +39,8 @@ class Shares:
     def __init__(self) -> None:
         # Of accounts that have as many connections, who was last seen longest ago loses one first.
         self._shares: dict[int, Share] = {}
-        self.turns: dict[int, Share] = {}
-        """Those that wait for a turn, in order."""
+        self.turns: dict[int, deque[Connection]] = {}
+        """What waits for a turn: the accounts in order, and the connections of each."""
         self._bytes = 0
         self.connections = 0
 
@@ -55,18 +54,20 @@ class Shares:
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection; a turn that it waits for is passed over."""
-        share = self._shares[connection.account]
+        account = connection.account
+        share = self._shares[account]
         del share.connections[connection]
-        share.bytes -= connection.bytes
-        self._bytes -= connection.bytes
-        if not share.connections:
-            del self._shares[connection.account]
         self.connections -= 1
+        if connection.bytes:
+            self.weigh(connection, 0)
+        if not share.connections:
+            del self._shares[account]
 
-    def served(self, connection: Connection) -> None:
+    def heard(self, connection: Connection) -> None:
         """Note that a connection is no longer the longest idle of its account."""
         connections = self._shares[connection.account].connections
-        connections[connection] = connections.pop(connection)
+        if len(connections) > 1:
+            connections[connection] = connections.pop(connection)
 
     def weigh(self, connection: Connection, waiting: int) -> bool:
         """Note how many bytes wait in a connection; say whether it may have as many."""
@@ -90,8 +91,9 @@ class Shares:
             self._shares.items(), key=lambda item: (item[0] != OPERATORS, len(item[1].connections))
         )
         # The longest idle are first; where all of many are busy, looking on is not worth the time.
+        # Who has not had his first turn may have sent his call already.
         oldest = itertools.islice(share.connections, LOOKED_AT_TO_DROP)
-        idle = (each for each in oldest if each.begun and each.conversation.idle)
+        idle = (each for each in oldest if each.begun and each.idle)
         return next(idle, None) or next(iter(share.connections))
 
     def all(self) -> list[Connection]:
@@ -104,9 +106,10 @@ class Shares:
         """Give a connection its account's next turn, unless it waits for one."""
         if not connection.queued and not connection.closed:
             connection.queued = True
-            share = self._shares[connection.account]
-            share.waiting.append(connection)
-            self.turns[connection.account] = share  # where it was, if it waits already
+            waiting = self.turns.get(connection.account)
+            if waiting is None:
+                waiting = self.turns[connection.account] = deque()
+            waiting.append(connection)
 
     def next(self) -> Connection | None:
         """Take the connection whose turn it is; None if nobody waits.
@@ -115,13 +118,12 @@ class Shares:
         """
         while self.turns:
             account = OPERATORS if OPERATORS in self.turns else next(iter(self.turns))
-            share = self.turns.pop(account)
-            waiting = share.waiting
+            waiting = self.turns.pop(account)
             while waiting:
                 connection = waiting.popleft()
                 connection.queued = False
                 if not connection.closed:
                     if waiting:
-                        self.turns[account] = share  # behind all others
+                        self.turns[account] = waiting  # behind all others
                     return connection
         return None

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sockbroker.core.conversation import BACKLOG_LIMIT, REPLIES_A_TURN, Conversation
+from sockbroker.core.conversation import (
+    BACKLOG_LIMIT,
+    REPLIES_A_TURN,
+    Conversation,
+    converse,
+)
 from sockbroker.core.idl import parse
 from sockbroker.core.service import (
     ECHOED,
@@ -334,6 +339,52 @@ def test_a_call_gets_the_same_answer_with_more_behind_it(message, replies):
     assert not conversation.idle
     conversation.receive(ECHO[20:])
     assert _sent(conversation) == [ECHOED_X]
+
+
+@pytest.mark.parametrize(("message", "replies"), CASES)
+def test_a_call_by_itself_needs_no_conversation(message, replies):
+    """What is answered at once leaves none behind, the first time and when it is known."""
+    service = _service()
+    for _ in range(3):
+        sent, conversation = converse(service, Context(), message)
+        assert sent is not None
+        if conversation is not None:  # a series
+            sent += b"".join(_turns(conversation))
+            assert conversation.idle
+        assert replies == [json.loads(reply) for reply in sent.split(b"\0")[:-1]]
+        assert conversation is None or b'"more":true' in message
+
+
+@pytest.mark.parametrize(("message", "replies"), CASES)
+def test_what_is_more_or_less_than_one_call_begins_a_conversation(message, replies):
+    """A call in two pieces, and one with another behind it, are answered as by themselves."""
+    sent, conversation = converse(_service(), Context(), message[:-1])
+    assert sent is None
+    assert conversation is not None
+    conversation.receive(b"\0" + ECHO)
+    assert [*replies, ECHOED_X] == _sent(conversation)
+
+    sent, conversation = converse(_service(), Context(), message + ECHO)
+    assert sent is not None
+    assert conversation is not None
+    sent += b"".join(_turns(conversation))
+    assert [*replies, ECHOED_X] == [json.loads(reply) for reply in sent.split(b"\0")[:-1]]
+
+
+def test_nothing_begins_no_conversation():
+    """A server may ask what there is to do, though there is nothing."""
+    assert converse(_service(), Context(), b"") == (None, None)
+
+
+def test_a_deferred_answer_begins_a_conversation():
+    """The peer waits for it, and it is sent when it has come."""
+    context = Context()
+    sent, conversation = converse(_service(), context, LATER)
+    assert sent == b""
+    assert conversation is not None
+    assert conversation.waiting
+    context.deferred[0].resolve(Reply({"x": 1}))
+    assert _sent(conversation) == [{"parameters": {"x": 1}}]
 
 
 @pytest.mark.parametrize(("message", "replies"), CASES)
@@ -713,7 +764,11 @@ def test_a_service_is_put_together_right_or_not_at_all(bindings, what):
 def test_a_call_that_came_before_is_not_read_again():
     """The same bytes give the very same prepared call."""
     service = _service()
-    assert service.prepare(ECHO[:-1]) is service.prepare(ECHO[:-1])
+    assert service.known(ECHO) is None
+    assert service.prepare(ECHO) is service.prepare(ECHO)
+    assert service.known(ECHO) is service.prepare(ECHO)
+    assert service.known(ECHO[:-1]) is None
+    assert service.known(ECHO + ECHO) is None
 
 
 NOT_REMEMBERED = [
@@ -730,7 +785,7 @@ NOT_REMEMBERED = [
 def test_only_small_good_unchangeable_calls_are_remembered(message):
     """Rubbish pushes nothing out, and no handler can change what another peer's call says."""
     service = _service()
-    first, second = service.prepare(message[:-1]), service.prepare(message[:-1])
+    first, second = service.prepare(message), service.prepare(message)
     assert first == second
     assert first is not second
 
@@ -738,21 +793,21 @@ def test_only_small_good_unchangeable_calls_are_remembered(message):
 def test_what_is_remembered_is_bounded():
     """A peer who never sends the same call twice costs time, not memory; the oldest go first."""
     service = _service()
-    oldest = service.prepare(ECHO[:-1])
+    oldest = service.prepare(ECHO)
     for number in range(REMEMBERED - 1):
-        service.prepare(_call("Echo", {"text": str(number)})[:-1])
-    assert oldest is service.prepare(ECHO[:-1])
-    newest = service.prepare(_call("Echo", {"text": "y"})[:-1])
-    assert oldest is not service.prepare(ECHO[:-1])
-    assert newest is service.prepare(_call("Echo", {"text": "y"})[:-1])
+        service.prepare(_call("Echo", {"text": str(number)}))
+    assert oldest is service.prepare(ECHO)
+    newest = service.prepare(_call("Echo", {"text": "y"}))
+    assert oldest is not service.prepare(ECHO)
+    assert newest is service.prepare(_call("Echo", {"text": "y"}))
     for number in range(3 * REMEMBERED):
-        service.prepare(_call("Echo", {"text": str(number)})[:-1])
+        service.prepare(_call("Echo", {"text": str(number)}))
     assert len(service._remembered) == REMEMBERED
 
 
 def test_a_handler_cannot_change_a_remembered_call():
     """Peers share what is remembered, so it is read-only."""
-    prepared = _service().prepare(ECHO[:-1])
+    prepared = _service().prepare(ECHO)
     with pytest.raises(TypeError):
         prepared.call.parameters["text"] = "y"
 
@@ -766,13 +821,19 @@ def test_any_conversation_is_the_same_however_it_is_cut(messages, data):
     """Any calls in any pieces with turns at any time give the same bytes."""
     stream = b"".join(messages)
 
-    def run(pieces: list[bytes], *, eager: bool) -> tuple[bytes, bool]:
-        conversation = _conversation()
+    def run(pieces: list[bytes], *, eager: bool, at_once: bool) -> tuple[bytes, bool]:
+        context = Context()
+        conversation = Conversation(_service(), context)
         sent = b""
         resolved = 0
         try:
             for piece in [*pieces, b""]:
-                conversation.receive(piece)
+                if at_once and conversation.idle:
+                    turn, begun = converse(_service(), context, piece)
+                    sent += turn or b""
+                    conversation = begun or conversation
+                else:
+                    conversation.receive(piece)
                 while eager or piece == b"":
                     while conversation.ready:
                         turn = conversation.turn()
@@ -790,8 +851,9 @@ def test_any_conversation_is_the_same_however_it_is_cut(messages, data):
 
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-    whole = run([stream], eager=True)
-    assert whole == run([piece for piece in pieces if piece], eager=data.draw(st.booleans()))
+    whole = run([stream], eager=True, at_once=False)
+    eager, at_once = data.draw(st.booleans()), data.draw(st.booleans())
+    assert whole == run([piece for piece in pieces if piece], eager=eager, at_once=at_once)
 
 
 @property_of_all

@@ -14,7 +14,7 @@ from policy_target import policy
 from seeds import unfolded
 
 from sockbroker.connection import decode_reply as decode_reply_for_client
-from sockbroker.core.conversation import Conversation
+from sockbroker.core.conversation import Conversation, converse
 from sockbroker.core.decision import Allowed, decide
 from sockbroker.core.idl import LARGEST_INT, SMALLEST_INT
 from sockbroker.core.peer import Peer
@@ -98,13 +98,20 @@ def _messages(pieces: list[bytes], limit: int) -> tuple[list[bytes], str | int]:
 
 def _conversed(pieces: list[bytes]) -> tuple[bytes, str]:
     """What is answered to the pieces, and the refusal that it ends with."""
-    conversation = Conversation(_SERVICE, _session(operator=False))
+    session = _session(operator=False)
+    conversation: Conversation[Session] | None = None
     sent = b""
     try:
         for piece in pieces:
-            conversation.receive(piece)
-            while (turn := conversation.turn()) is not None:
+            if conversation is None:
+                begun, conversation = converse(_SERVICE, session, piece)
+                sent += begun or b""
+            else:
+                conversation.receive(piece)
+            while conversation is not None and (turn := conversation.turn()) is not None:
                 sent += turn
+            if conversation is not None and conversation.idle:
+                conversation = None
     except ProtocolError as refusal:
         return sent, _told(refusal)
     return sent, ""
@@ -163,15 +170,18 @@ def parameters(data: bytes) -> None:
     operator, method = data[0] >= 128, _METHODS[data[0] % len(_METHODS)]
     flag = b',"more":true' if data[0] & 64 else b""
     message = b'{"method":"%s"%s,"parameters":%s}' % (method.encode(), flag, data[1:])
-    conversation = Conversation(_SERVICE, _session(operator=operator))
     answers = []
     for _ in range(2):  # the second time it may be remembered
         try:
-            conversation.receive(message.replace(b"\0", b" ") + b"\0")
-            answers.append(b"".join(iter(conversation.turn, None)))
+            sent, conversation = converse(
+                _SERVICE, _session(operator=operator), message.replace(b"\0", b" ") + b"\0"
+            )
+            assert sent is not None
+            if conversation is not None:
+                sent += b"".join(iter(conversation.turn, None))
+            answers.append(sent)
         except ProtocolError as refusal:
             _told(refusal)
-            conversation = Conversation(_SERVICE, _session(operator=operator))
             answers.append(b"")
     assert answers[0] == answers[1]
     for reply in answers[0].split(b"\0")[:-1]:

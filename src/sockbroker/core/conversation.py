@@ -1,7 +1,8 @@
 """One connection's calls and answers: in which order they are served, and what is sent.
 
 The engine between the bytes of a connection and the handlers of a `service`. Whoever owns the
-socket carries the bytes, and says when there is a turn to take.
+socket carries the bytes, and says when there is a turn to take. Nearly every peer sends one call
+and is answered at once, by `converse`; what goes on longer is a `Conversation`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from sockbroker.core.service import (
     Encoded,
     Failed,
     Failure,
+    Prepared,
     Replies,
     Reply,
     Series,
@@ -41,6 +43,40 @@ BACKLOG_LIMIT = 16 * MESSAGE_LIMIT
 _NO_CALL = Call("")
 
 
+def converse(
+    service: Service[C], context: C, data: bytes
+) -> tuple[bytes | None, Conversation[C] | None]:
+    """Serve the first call of what a peer has sent with whom no conversation goes on.
+
+    Returns what to send, as `Conversation.turn` does, and the conversation if it does not end with
+    that. Raises ProtocolError for a bad message, and whatever a handler raises, except `Failed`.
+    """
+    prepared = service.known(data)
+    if prepared is None and 0 <= data.find(b"\0") == len(data) - 1 <= MESSAGE_LIMIT:
+        prepared = service.prepare(data)
+    if prepared is None:
+        conversation = Conversation(service, context)
+        conversation.receive(data)
+        sent = conversation.turn()
+    else:
+        answer = _ask(context, prepared)
+        if type(answer) is Encoded and not prepared.call.oneway:
+            return answer.message, None
+        conversation = Conversation(service, context)
+        sent = conversation.answer(prepared.call, answer)
+    return sent, None if conversation.idle else conversation
+
+
+def _ask(context: C, prepared: Prepared[C]) -> Answer:
+    call, action = prepared
+    if isinstance(action, Failure):
+        return action
+    try:
+        return action(context, call)
+    except Failed as failed:
+        return failed.failure
+
+
 class Conversation(Generic[C]):
     """One connection's calls and answers, in order; whoever owns the socket carries the bytes."""
 
@@ -49,7 +85,6 @@ class Conversation(Generic[C]):
         "_deferred",
         "_held",
         "_inbox",
-        "_message",
         "_replies",
         "_service",
         "context",
@@ -61,10 +96,7 @@ class Conversation(Generic[C]):
         self.on_ready: Callable[[], None] | None = None
         """Called when a deferred answer has come, so that there is a turn to take."""
         self._service = service
-        # Nearly every message comes whole and by itself; what else comes needs an inbox, until that
-        # is empty again.
-        self._message: bytes | None = None
-        self._inbox: Inbox | None = None
+        self._inbox = Inbox()
         self._call = _NO_CALL  # the one that runs, while one of the next two is set
         self._deferred: Deferred | None = None
         self._replies: Replies | None = None
@@ -85,45 +117,27 @@ class Conversation(Generic[C]):
         """Whether there is a turn to take."""
         if self._deferred is not None:
             return self._deferred.answer is not None
-        if self._message is not None or self._replies is not None:
-            return True
-        return self._inbox is not None and self._inbox.whole
+        return self._replies is not None or self._inbox.whole
 
     @property
     def partial(self) -> bool:
         """Whether a message has begun and not ended."""
-        return self._inbox is not None and self._inbox.partial
+        return self._inbox.partial
 
     @property
     def unserved(self) -> int:
         """How many bytes wait to be served, or for the end of their message."""
-        if self._message is not None:
-            return len(self._message) + 1
-        return 0 if self._inbox is None else self._inbox.size
+        return self._inbox.size
 
     @property
     def idle(self) -> bool:
         """Whether nothing runs, waits to be served or has begun."""
-        return (
-            self._message is None
-            and self._inbox is None
-            and self._deferred is None
-            and self._replies is None
-        )
+        return self._deferred is None and self._replies is None and self._inbox.empty
 
     def receive(self, data: bytes) -> None:
         """Take what the peer sent; raises ProtocolError if that is too much."""
-        inbox = self._inbox
-        if inbox is None:
-            if self._message is None and 0 <= data.find(b"\0") == len(data) - 1 <= MESSAGE_LIMIT:
-                self._message = data[:-1]
-                return
-            inbox = self._inbox = Inbox()
-            if self._message is not None:
-                inbox.feed(self._message + b"\0")
-                self._message = None
-        inbox.feed(data)
-        if inbox.size > BACKLOG_LIMIT:
+        self._inbox.feed(data)
+        if self._inbox.size > BACKLOG_LIMIT:
             raise ProtocolError(f"more than {BACKLOG_LIMIT} bytes of calls that wait")
 
     def turn(self) -> bytes | None:
@@ -139,29 +153,12 @@ class Conversation(Generic[C]):
             if answer is None:
                 return None
             self._deferred = None
-            return self._send(self._call, answer)
-        message, self._message = self._message, None
-        if message is None:
-            message = self._next()
-            if message is None:
-                return None
-        call, action = self._service.prepare(message)
-        if isinstance(action, Failure):
-            return self._send(call, action)
-        try:
-            answer = action(self.context, call)
-        except Failed as failed:
-            answer = failed.failure
-        return self._send(call, answer)
-
-    def _next(self) -> bytes | None:
-        """Take the oldest whole message out of the inbox, and let an empty one go."""
-        if self._inbox is None:
-            return None
+            return self.answer(self._call, answer)
         message = self._inbox.next()
-        if not self._inbox.size and not self._inbox.whole:
-            self._inbox = None
-        return message
+        if message is None:
+            return None
+        prepared = self._service.prepare(message + b"\0")
+        return self.answer(prepared.call, _ask(self.context, prepared))
 
     def close(self) -> None:
         """Forget everything: the peer is gone, so nobody waits for what still runs."""
@@ -173,10 +170,11 @@ class Conversation(Generic[C]):
             close = getattr(replies, "close", None)  # a generator has one
             if close is not None:
                 close()
-        self._message = self._inbox = None
+        self._inbox = Inbox()
         self.on_ready = None
 
-    def _send(self, call: Call, answer: Answer) -> bytes:
+    def answer(self, call: Call, answer: Answer) -> bytes:
+        """Return what to send of an answer now; the rest comes in turns."""
         match answer:
             case Encoded(message):
                 return b"" if call.oneway else message
@@ -200,7 +198,7 @@ class Conversation(Generic[C]):
                     answer.wake = self._ready
                     return b""
                 self._deferred = None
-                return self._send(call, answer.answer)
+                return self.answer(call, answer.answer)
             case _:
                 assert_never(answer)
 

@@ -164,29 +164,31 @@ class Service(Generic[C]):
             "interfaces": [STANDARD, *(name for name in interfaces if name != STANDARD)],
         }
         self._remembered: dict[bytes, Prepared[C]] = {}
+        self.known: Callable[[bytes], Prepared[C] | None] = self._remembered.get
+        """What `prepare` made of a call before; None for anything but one such call."""
 
-    def prepare(self, message: bytes) -> Prepared[C]:
-        """Read a call and find its handler; raises ProtocolError.
+    def prepare(self, data: bytes) -> Prepared[C]:
+        """Read a call as it was sent, with its NUL, and find its handler; raises ProtocolError.
 
         What comes out depends on the bytes alone, not on who sent them or on any policy, so it may
         be remembered, which makes a call that came before nearly free. What is remembered is shared
         by all peers: only good calls, so that rubbish pushes nothing out, and only those without
         anything in them that a handler could change.
         """
-        prepared = self._remembered.get(message)
+        prepared = self._remembered.get(data)
         if prepared is not None:
             return prepared
-        call = decode_call(message)
+        call = decode_call(data[:-1])
         action = self._action(call)
         prepared = Prepared(call, action)
-        if len(message) > REMEMBERED_LENGTH or isinstance(action, Failure):
+        if len(data) > REMEMBERED_LENGTH or isinstance(action, Failure):
             return prepared
         for value in call.parameters.values():
             if type(value) is dict or type(value) is list:
                 return prepared
         if len(self._remembered) >= REMEMBERED:
             del self._remembered[next(iter(self._remembered))]  # the oldest
-        self._remembered[message] = prepared
+        self._remembered[data] = prepared
         return prepared
 
     def _action(self, call: Call) -> Handler[C] | Failure:

@@ -127,6 +127,11 @@ class Inbox:
         """How many bytes wait."""
         return len(self._buffer)
 
+    @property
+    def empty(self) -> bool:
+        """Whether everything was taken."""
+        return not self._buffer and not self._broken
+
     def _too_long(self) -> ProtocolError:
         return ProtocolError(f"a message longer than {self._limit} bytes")
 

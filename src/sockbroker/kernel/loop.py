@@ -125,33 +125,33 @@ class Loop:
     def stop(self) -> None:
         self._running = False
 
-    def run(self, between: Callable[[], bool], next_deadline: Callable[[], float | None]) -> None:
+    def run(self, between: Callable[[], float | None]) -> None:
         """Serve until `stop()`.
 
-        `between` is called after each look at the kernel; it says whether it has more to do at
-        once.  `next_deadline` names the next moment at which it wants to be called whatever
-        happens, or None.
+        `between` is called after each look at the kernel.  It returns the next moment at which it
+        wants to be called whatever happens, on the monotonic clock: 0 for at once, None for never.
         """
         poll = self._epoll.poll
         callbacks = self._callbacks
-        busy = False
+        wanted: float | None = None
         while self._running:
             self.looked = time.monotonic()
+            if wanted is not None or self._timers:
+                found = poll(self._patience(wanted), EVENTS_A_TURN)
+            else:
+                found = poll(None, EVENTS_A_TURN)
+            self.alone = len(found) == 1
             # Looked up before any of them runs: a callback may close a descriptor, and the next
-            # one get its number.
-            ready = [
-                (callbacks.get(descriptor), events)
-                for descriptor, events in poll(
-                    0 if busy else self._patience(next_deadline()), EVENTS_A_TURN
-                )
-            ]
-            self.alone = len(ready) == 1
+            # one get its number.  None: forgotten, but a child that is about to close it has it.
+            ready = []
+            for descriptor, events in found:
+                ready.append((callbacks.get(descriptor), events))
             for callback, events in ready:
                 if callback is not None:
                     callback(events)
             if self._timers:
                 self._run_timers()
-            busy = between()
+            wanted = between()
 
     def _patience(self, deadline: float | None) -> float | None:
         """Return how long to sleep at most, in seconds; None: until something happens."""
@@ -159,7 +159,7 @@ class Loop:
             heapq.heappop(self._timers)
         if self._timers and (deadline is None or self._timers[0][0] < deadline):
             deadline = self._timers[0][0]
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
+        return None if deadline is None else max(0.0, deadline - self.looked)
 
     def _run_timers(self) -> None:
         now = time.monotonic()
