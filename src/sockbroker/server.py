@@ -232,7 +232,8 @@ class Server:
         if connection.closed or connection.outgoing:
             return
         if conversation is not None and conversation.ready:
-            self._shares.queue(connection)
+            if self._weigh(connection):
+                self._shares.queue(connection)
         elif conversation or connection.paused or connection.ending or connection.bytes:
             self._rest(connection)
 
@@ -313,12 +314,15 @@ class Server:
         self._armed.pop(connection, None)
         if connection.conversation is not None:
             connection.conversation.close()
-        if unread and not connection.clean:
-            # Not only forgotten: the closer keeps it for a while, and so may its child.
+        # A child of the closer's has everything open for a moment: what is only closed meanwhile
+        # would be watched on, and tell of its end under a number that is another one's by then.
+        if self._closer.busy or (unread and not connection.clean):
             self._loop.unwatch(connection.descriptor)
-            self._closer.close(connection.socket)
         else:
             self._loop.forget(connection.descriptor)
+        if unread and not connection.clean:
+            self._closer.close(connection.socket)
+        else:
             connection.socket.close()
         self._shares.leave(connection)
 

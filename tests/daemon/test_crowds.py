@@ -286,6 +286,23 @@ def test_bytes_of_one_uid(world: World) -> None:
     daemon.end()
 
 
+def test_bytes_of_calls_that_wait_for_their_turns(daemon: Daemon) -> None:
+    """What comes with a connection's first call counts as well, before any of it has a turn.
+
+    Seen to fail without `_weigh` in `Server._serve`: all are served, and 16 MiB wait.
+    """
+    resident = daemon.resident()
+    most = 32 * 1024 // len(REQUEST)
+    crowd = Crowd(600, saying=REQUEST * most)
+    eventually("complete", crowd.complete)
+    refused = eventually("cut off", lambda: daemon.log("protocol violation"))
+    assert {line["uid"] for line in refused} == {MALLORY}
+    assert "share" in refused[0]["why"]
+    assert daemon.resident() - resident < 32 * 1024
+    assert granted(user_asks(BOB, "Request", app="demo"))
+    crowd.leave()
+
+
 def connections() -> int:
     counters = operator_asks("Status")["parameters"]["counters"]
     assert isinstance(counters["connections"], int)
