@@ -11,10 +11,10 @@ import pytest
 
 from sockbroker import listing
 from sockbroker.core.policy import Policy
+from sockbroker.core.service import Failed, Failure
 from sockbroker.core.varlink import encode_reply, encode_written
 from sockbroker.kernel.app_folder import Folder
 from sockbroker.kernel.survey import Sight
-from sockbroker.kernel.syscalls import Status
 from sockbroker.kernel.usage import Usage
 from sockbroker.listing import SECONDS_OF_A_TURN, Listing, _Texts
 
@@ -59,7 +59,7 @@ def test_what_is_written_is_what_the_reply_would_be(policy: Policy, base: str) -
     Seen to fail where a name is not quoted, and where what was written of one sight is used for
     another.
     """
-    texts = _Texts(Folder(-1, f"{base}/chat", "chat", Status(*(0,) * 11)), policy)
+    texts = _Texts(Folder(-1, f"{base}/chat", "chat"), policy)
     for number, sight in enumerate([*SIGHTS, *SIGHTS]):
         uid = number % 8
         reply = {
@@ -121,3 +121,35 @@ def test_others_have_their_turn(monkeypatch: pytest.MonkeyPatch, seconds: float)
         done.clear()
     assert max(turns) * seconds <= SECONDS_OF_A_TURN + seconds
     assert replies == 40
+
+
+def test_others_have_their_turn_where_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy may have tens of thousands of apps, none with a directory or even a folder.
+
+    Seen to fail where the clock is only looked at for directories.
+    """
+    clock, looked = 0.0, 0
+
+    def find(app: str) -> nullcontext[object] | None:
+        nonlocal clock, looked
+        clock += SECONDS_OF_A_TURN / 4
+        looked += 1
+        folder: Any = nullcontext()
+        folder.app, folder.path, folder.uids = app, f"/run/{app}", tuple
+        return folder if looked % 2 else None
+
+    base = SimpleNamespace(path="/run", find=find)
+    monkeypatch.setattr(listing.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(listing, "Survey", lambda *_: None)
+    generation = SimpleNamespace(policy=policy(), folders=[f"app-{n}" for n in range(40)])
+    nobody = cast(Any, None)
+    lister = Listing(cast(Any, generation), cast(Any, SimpleNamespace(base=base)), nobody, nobody)
+    replies = lister._directories(None, None, None, Failure("nothing"))
+    turns: list[int] = []
+    while looked < 36:
+        assert next(replies) is None
+        turns.append(looked - sum(turns))
+    assert max(turns) <= 5
+    with pytest.raises(Failed):
+        list(replies)
+    assert looked == 40

@@ -7,6 +7,7 @@ and with what the kernel's tables say of its use; both may be others a moment la
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from sockbroker.core.decision import Refused, decide
 from sockbroker.core.policy import Policy
@@ -88,45 +89,49 @@ class Listing:
         None in between gives the others their turn: folders, directories and what is in them may be
         many.
         """
-        base = self._folders.base
-        found = False
         written: list[str] = []
+        found = False
+        end = time.monotonic() + SECONDS_OF_A_TURN
         try:
-            end = time.monotonic() + SECONDS_OF_A_TURN
-            for name in sorted(self._generation.folders) if app is None else (app,):
-                folder = _find(base, name)
-                if folder is None:
-                    continue
-                with folder:
-                    uids = [] if uid is None else [uid]
-                    for each in folder.uids() if uid is None else ():
-                        uids.append(each)
-                        if time.monotonic() > end:
-                            yield written or None
-                            written = []
-                            end = time.monotonic() + SECONDS_OF_A_TURN
-                    uids.sort()
-                    survey = Survey(folder, tables)
-                    texts = _Texts(folder, self._generation.policy)
-                    for each in uids:
-                        sight = survey.look(each)
-                        if sight is not None:
-                            found = True
-                            written.append(texts.text(each, sight))
-                        if time.monotonic() > end:
-                            yield written or None
-                            written = []
-                            if texts.policy is not self._generation.policy:
-                                texts = _Texts(folder, self._generation.policy)
-                            end = time.monotonic() + SECONDS_OF_A_TURN
+            for text in self._texts(app, uid, tables):
+                if text is not None:
+                    found = True
+                    written.append(text)
+                if time.monotonic() > end:
+                    yield written or None
+                    written = []
+                    end = time.monotonic() + SECONDS_OF_A_TURN
         except OSError as error:
             if written:
                 yield written
-            raise Failed(from_fault(error, base.path)) from error
+            raise Failed(from_fault(error, self._folders.base.path)) from error
         if written:
             yield written
         if not found:
             raise Failed(nothing)
+
+    def _texts(
+        self, app: str | None, uid: int | None, tables: Tables | None
+    ) -> Iterator[str | None]:
+        """Describe each directory, with None for work that comes to no text."""
+        for name in sorted(self._generation.folders) if app is None else (app,):
+            yield None
+            folder = _find(self._folders.base, name)
+            if folder is None:
+                continue
+            with folder:
+                uids = [] if uid is None else [uid]
+                for each in folder.uids() if uid is None else ():
+                    uids.append(each)
+                    yield None
+                uids.sort()
+                survey = Survey(folder, tables)
+                texts = _Texts(folder, self._generation.policy)
+                for each in uids:
+                    sight = survey.look(each)
+                    if texts.policy is not self._generation.policy:  # reloaded meanwhile
+                        texts = _Texts(folder, self._generation.policy)
+                    yield None if sight is None else texts.text(each, sight)
 
 
 def _find(base: Base, app: str) -> Folder | None:

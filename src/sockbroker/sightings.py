@@ -38,7 +38,7 @@ class Sightings:
             self._running = False
             try:
                 tables = outcome.value()
-            except OSError:
+            except Exception:  # whatever the kernel's tables look like: it is not known, then
                 tables = None
             for seen in served:
                 seen(tables)
