@@ -292,8 +292,8 @@ def test_bytes_of_calls_that_wait_for_their_turns(daemon: Daemon) -> None:
     Seen to fail without `_weigh` in `Server._serve`: all are served, and 16 MiB wait.
     """
     resident = daemon.resident()
-    most = 32 * 1024 // len(REQUEST)
-    crowd = Crowd(600, saying=REQUEST * most)
+    call = b'{"method":"a.B","oneway":true}\0'  # with replies, those that nobody takes would count
+    crowd = Crowd(600, saying=call * (32 * 1024 // len(call)))
     eventually("complete", crowd.complete)
     refused = eventually("cut off", lambda: daemon.log("protocol violation"))
     assert {line["uid"] for line in refused} == {MALLORY}
