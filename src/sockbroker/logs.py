@@ -12,12 +12,12 @@ says how many.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import select
 import socket
 import stat
 import time
+from _json import encode_basestring_ascii, make_encoder
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -144,13 +144,14 @@ def _shown(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
 
 
-_to_json = json.JSONEncoder(ensure_ascii=True, default=str).encode
+# What json.JSONEncoder makes anew for each line.
+_encoder = make_encoder(None, str, encode_basestring_ascii, None, ": ", ", ", False, False, True)
 
 
 def _json_line(_logger: Logger, _method: str, event: Event) -> str:
     prefix = event.pop("_prefix", "")
     line = {"event": event.pop("event"), **event}
-    return f"{prefix}{_to_json(line)}\n"
+    return f"{prefix}{''.join(_encoder(line, 0))}\n"
 
 
 def _readable_line(_logger: Logger, _method: str, event: Event) -> str:

@@ -8,7 +8,7 @@ and is answered at once, by `converse`; what goes on longer is a `Conversation`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, assert_never
+from typing import Generic
 
 from sockbroker.core.service import (
     Answer,
@@ -60,8 +60,8 @@ def converse(
         sent = conversation.turn()
     else:
         answer = _ask(context, prepared)
-        if type(answer) is Encoded and not prepared.call.oneway:
-            return answer.message, None
+        if not isinstance(answer, Series | Deferred):
+            return _written(prepared.call, answer), None
         conversation = Conversation(service, context)
         sent = conversation.answer(prepared.call, answer)
     return sent, None if conversation.idle else conversation
@@ -75,6 +75,17 @@ def _ask(context: C, prepared: Prepared[C]) -> Answer:
         return action(context, call)
     except Failed as failed:
         return failed.failure
+
+
+def _written(call: Call, answer: Encoded | Reply | Failure) -> bytes:
+    if call.oneway:
+        # Not even an error: he takes the next message for the answer to his next call.
+        return b""
+    if isinstance(answer, Encoded):
+        return answer.message
+    if isinstance(answer, Reply):
+        return encode_reply(answer.parameters)
+    return encode_error(answer.error, answer.parameters)
 
 
 class Conversation(Generic[C]):
@@ -176,14 +187,6 @@ class Conversation(Generic[C]):
     def answer(self, call: Call, answer: Answer) -> bytes:
         """Return what to send of an answer now; the rest comes in turns."""
         match answer:
-            case Encoded(message):
-                return b"" if call.oneway else message
-            case Reply(parameters):
-                # Even an error is not sent to who wants no reply: he takes the next message for
-                # the answer to his next call.
-                return b"" if call.oneway else encode_reply(parameters)
-            case Failure(error, parameters):
-                return b"" if call.oneway else encode_error(error, parameters)
             case Series(replies):
                 if not call.more:
                     raise TypeError(f"{call.method} has a series for a call without more")
@@ -200,7 +203,7 @@ class Conversation(Generic[C]):
                 self._deferred = None
                 return self.answer(call, answer.answer)
             case _:
-                assert_never(answer)
+                return _written(call, answer)
 
     def _ready(self) -> None:
         if self.on_ready is not None:

@@ -7,6 +7,7 @@ one uid is found by one look into a dict however many there are; a range stays t
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final, NamedTuple
 
 from sockbroker.core.spans import Spans, count, ids, merged
@@ -44,7 +45,7 @@ class Rules:
         line = self.users.get(uid)
         if line is not None or not self.ranges:
             return line
-        index = bisect_right(self.ranges, uid, key=lambda rule: rule.first) - 1
+        index = bisect_right(self.ranges, (uid, inf)) - 1  # the last that begins no later
         if index >= 0 and uid <= self.ranges[index].last:
             return self.ranges[index].line
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from _json import encode_basestring_ascii, make_encoder
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -317,7 +318,16 @@ def _extension(name: str) -> None:
 
 # Writing JSON.
 
-_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+# What json.JSONEncoder makes anew for each text, which takes longer than to write a reply.
+_encoder = make_encoder(
+    None, json.JSONEncoder().default, encode_basestring_ascii, None, ":", ",", False, False, False
+)
+
+
+def _to_json(value: object) -> str:
+    return "".join(_encoder(value, 0))
+
+
 _to_text = json.JSONEncoder(ensure_ascii=False).encode
 
 
