@@ -10,7 +10,8 @@ from collections.abc import Container, Iterator
 from itertools import islice
 
 from sockbroker.core.policy import App
-from sockbroker.kernel.directories import Base, Folder, Parent
+from sockbroker.kernel.app_folder import Folder, Parent
+from sockbroker.kernel.directories import Base
 from sockbroker.kernel.filling import fill
 from sockbroker.kernel.snapshot import Snapshot
 
@@ -30,10 +31,9 @@ class Folders:
 
         It stays ours to close.  Raises Obstructed, and OSError as the kernel gives it.
         """
-        wanted = Parent(mode=app.parent_mode, gid=app.parent_gid)
         folder = self._open.get(app.name)
         if folder is not None:
-            if self.base.holds(folder, wanted):
+            if self.base.holds(folder, _parent(app)):
                 return folder
             del self._open[app.name]
             folder.close()
@@ -45,23 +45,21 @@ class Folders:
 
     def fresh(self, app: App) -> Folder:
         """Return the same, opened anew, for the caller to close: what lasts may outlive ours."""
-        wanted = Parent(mode=app.parent_mode, gid=app.parent_gid)
-        return self.base.folder(app.name, wanted, adopt=app.adopt)
+        return self.base.folder(app.name, _parent(app), adopt=app.adopt)
 
     def fill(self, app: App) -> Iterator[int]:
         """Make the folder of an app that has none, with what is wanted at boot: see `filling`."""
         return fill(
             self.base.fileno(),
             app.name,
-            parent=(app.parent_mode, app.parent_gid),
+            parent=_parent(app),
             mode=app.mode,
             directories=islice(app.at_boot, app.max_directories),
         )
 
     def snapshot(self, app: App, folder: Folder, uid: int) -> Snapshot:
         """Remember how the directory of a uid is now; good as long as the policy is."""
-        parent = Parent(mode=app.parent_mode, gid=app.parent_gid)
-        return Snapshot(self.base.fileno(), folder, parent, uid)
+        return Snapshot(self.base.fileno(), folder, _parent(app), uid)
 
     def keep(self, apps: Container[str]) -> None:
         """Close the folders of apps that are none any more."""
@@ -72,3 +70,7 @@ class Folders:
         for folder in self._open.values():
             folder.close()
         self._open.clear()
+
+
+def _parent(app: App) -> Parent:
+    return Parent(mode=app.parent_mode, gid=app.parent_gid)

@@ -15,15 +15,13 @@ from itertools import islice
 from sockbroker.core.policy import App, Policy
 from sockbroker.folders import Folders
 from sockbroker.kernel.app_folder import Folder, Outcome, Wanted
+from sockbroker.kernel.change_time import change_time
 from sockbroker.kernel.directories import Base
-from sockbroker.kernel.last_pass import LastPass, coarse_now
+from sockbroker.kernel.last_pass import LastPass
 from sockbroker.kernel.obstacles import LimitReached, Obstructed
 
 Dispose = Callable[[str, str], None]
 """Has what was moved aside deleted: called with the app and the dot-name."""
-
-NANOSECONDS_TO_SETTLE = 2 * 10**9
-"""What has changed so shortly before a pass is looked at in the next one as well."""
 
 BETWEEN_YIELDS = 16
 """Directories of which the last pass tells that they are right: a tenth of a millisecond."""
@@ -123,14 +121,14 @@ def _fill(folders: Folders, app: App, report: Report) -> Generator[None, None, i
 
 def _bring_folder(folder: Folder, app: App, made: int, report: Report) -> Iterator[None]:
     """`made` says how many of at_boot the folder was made with, and that it has no others."""
-    began = coarse_now()
     last = LastPass(folder.fileno())
+    began = change_time()
     existing = set()
     all_right = True
     if not made:
         for uid in folder.uids():
             existing.add(uid)
-            if last.tells(uid, app.mode, app.gid):
+            if last.confirms(uid, app.mode, app.gid):
                 report.right += 1
                 if report.right % BETWEEN_YIELDS:
                     continue
@@ -142,7 +140,7 @@ def _bring_folder(folder: Folder, app: App, made: int, report: Report) -> Iterat
             all_right &= _ensure(folder, app, uid, gid, report)
             yield
     if all_right:
-        last.remember(began - NANOSECONDS_TO_SETTLE)
+        last.remember(began)
 
 
 def _ensure(folder: Folder, app: App, uid: int, gid: int | None, report: Report) -> bool:

@@ -20,6 +20,8 @@ from running import ALICE, BOB, CHAT, World, eventually, layout, state, tree
 from starting import try_starts
 from test_kill_points import ACL
 
+from sockbroker.kernel.change_time import next_tick
+
 pytestmark = pytest.mark.root
 
 POLICY = f"""\
@@ -217,6 +219,20 @@ def reload_after(subject: Subject) -> None:
 # Release, and the deletion of what was released.
 
 
+def touch(subject: Subject) -> None:
+    """Change the directory to what it is; it has to be looked at closely again."""
+    path = path_of(subject, ALICE)
+    path.chmod(stat.S_IMODE(path.stat().st_mode))
+    next_tick()
+
+
+def recognise(subject: Subject) -> None:
+    """Have the daemon know the directory as it is."""
+    touch(subject)
+    for _ in range(2):  # the first time may be the only one
+        subject.ask(ALICE, "Request", app="chat")
+
+
 def fill(subject: Subject) -> None:
     """A directory of a user's own, with something in it."""
     path = path_of(subject, subject.uid)
@@ -272,8 +288,14 @@ OPERATIONS = (
     Operation("List", nothing, list_faulted, list_after),
     Operation("Reload", drift, reload_faulted, reload_after),
     Operation(
+        "Request, unchanged",
+        recognise,
+        lambda subject: request_faulted(subject, ALICE),
+        lambda subject: request_after(subject, ALICE),
+    ),
+    Operation(
         "Request, existing",
-        nothing,
+        touch,
         lambda subject: request_faulted(subject, ALICE),
         lambda subject: request_after(subject, ALICE),
     ),

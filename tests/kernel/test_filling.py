@@ -7,14 +7,15 @@ from pathlib import Path
 
 import own_run
 import pytest
-from own_run import attributes, names
+from own_run import PARENT, attributes, names
 
-from sockbroker.kernel.directories import Base
+from sockbroker.kernel.directories import Base, Parent
 from sockbroker.kernel.filling import fill
 
 pytestmark = pytest.mark.root
 
 SHARED_GROUP = 4321
+SHARED_PARENT = Parent(mode=0o711, gid=SHARED_GROUP)
 UIDS = [(uid, SHARED_GROUP) for uid in (1000, 1001, 70000)]
 MS_REMOUNT = 32
 STAGED = ".sockbroker-new-chat"
@@ -37,7 +38,11 @@ def base(run: Path) -> Iterator[Base]:
 def filled(base: Base, directories: list[tuple[int, int]] = UIDS, mode: int = 0o2750) -> list[int]:
     """What it yields."""
     filling = fill(
-        base.fileno(), "chat", parent=(0o711, SHARED_GROUP), mode=mode, directories=directories
+        base.fileno(),
+        "chat",
+        parent=SHARED_PARENT,
+        mode=mode,
+        directories=directories,
     )
     return list(filling)
 
@@ -72,7 +77,7 @@ def test_nobody_sees_it_half_made(base: Base, run: Path) -> None:
     """
     run.joinpath(STAGED).mkdir(mode=0o777)  # of a killed run, or of an administrator's
     directories = [(uid, SHARED_GROUP) for uid in range(1000, 1100)]
-    filling = fill(base.fileno(), "chat", parent=(0o711, 0), mode=0o755, directories=directories)
+    filling = fill(base.fileno(), "chat", parent=PARENT, mode=0o755, directories=directories)
     steps = 0
     for made in filling:
         if made == len(directories):
@@ -101,7 +106,7 @@ def test_whoever_takes_the_name_meanwhile_keeps_it(base: Base, run: Path) -> Non
     Seen to fail without RENAME_NOREPLACE, and without the dismantling.
     """
     directories = [(uid, uid) for uid in range(1000, 1040)]
-    filling = fill(base.fileno(), "chat", parent=(0o711, 0), mode=0o700, directories=directories)
+    filling = fill(base.fileno(), "chat", parent=PARENT, mode=0o700, directories=directories)
     assert next(filling) > 0
     (run / "chat").mkdir(mode=0o755)
     assert list(filling)[-1] == 0
@@ -128,7 +133,11 @@ def test_one_that_was_broken_off_is_swept(base: Base, run: Path) -> None:
 
     def break_off() -> None:
         filling = fill(
-            base.fileno(), "chat", parent=(0o711, 0), mode=0o700, directories=directories
+            base.fileno(),
+            "chat",
+            parent=PARENT,
+            mode=0o700,
+            directories=directories,
         )
         next(filling)
         filling.close()

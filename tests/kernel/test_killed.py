@@ -154,7 +154,7 @@ def test_creation(run: Path, tmp_path: Path) -> None:
     killed = kill_at_each(run, tmp_path / "log", "start", nothing, _assert_exact_or_absent)
     assert killed["mkdirat"] == 3
     assert killed["renameat2"] == 2
-    assert {"openat2", "chmod", "chown", "statx", "getxattr", "flock"} <= set(killed)
+    assert {"openat2", "chmod", "chown", "statx", "listxattr", "flock"} <= set(killed)
 
 
 def test_repair(run: Path, tmp_path: Path) -> None:

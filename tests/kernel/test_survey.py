@@ -19,7 +19,6 @@ from test_usage import Arrange, bound, filled, holding, shared
 from private_world import ALICE, MALLORY, in_private_world, mount_tmpfs
 from sockbroker.kernel import survey, usage
 from sockbroker.kernel.app_folder import Folder
-from sockbroker.kernel.entries import look_at
 from sockbroker.kernel.survey import Sight, Survey
 from sockbroker.kernel.syscalls import TMPFS_MAGIC, file_system_type
 from sockbroker.kernel.usage import UNKNOWN, UNUSED, Tables, read_tables, usage_of
@@ -32,7 +31,7 @@ DIRECTORY = Path(f"/run/chat/{ALICE}")
 def chat() -> Folder:
     """Open the folder."""
     descriptor = os.open("/run/chat", os.O_PATH | os.O_CLOEXEC)
-    return Folder(descriptor, "/run/chat", "chat", look_at(descriptor))
+    return Folder(descriptor, "/run/chat", "chat")
 
 
 def arranged(arrange: Arrange, act: Callable[[], object]) -> object:
@@ -232,7 +231,8 @@ def test_a_folder_in_which_entries_do_not_show_tells_nothing() -> None:
 
     def world() -> _Opened:
         with chat() as folder:
-            size = survey._STATX.unpack_from(survey.raw_statx(b"", folder.fileno(), survey._FLAGS))
+            raw = survey.raw_statx(b"", folder.fileno(), survey.BY_DESCRIPTOR)
+            size = survey._STATX.unpack_from(raw)
         really, survey._EMPTY = survey._EMPTY, size[4]  # type: ignore[misc]
         try:
             return counting()

@@ -1,9 +1,10 @@
 """An app's folder and the runtime directories in it: `/run/<app>` and `/run/<app>/<uid>`.
 
-The only module that creates, repairs or renames a runtime directory.  The folder is writable by
-root alone, so no one else can change what a name in it stands for; everything *about* a runtime
-directory is its owner's, to change at any moment, and nothing below it is ever looked at here.
-A runtime directory is opened with O_PATH only, never for reading.
+The only module that repairs or renames a runtime directory, and that makes one where others may
+have theirs already (see `filling`).  The folder is writable by root alone, so no one else can
+change what a name in it stands for; everything *about* a runtime directory is its owner's, to
+change at any moment, and nothing below it is ever looked at here.  What was once his is opened
+with O_PATH only, never for reading.
 
 The disk is the record: nothing is kept in memory that a killed daemon would have to remember.
 Names in a folder: `<uid>`, `.sockbroker` (the marker), `.new-<uid>-<hex>` (being made) and
@@ -20,10 +21,12 @@ import stat
 from collections.abc import Generator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal, NamedTuple, Self
 
 from sockbroker.core.names import parse_uid
 from sockbroker.kernel.entries import (
+    BY_DESCRIPTOR,
+    BY_NAME,
     Owned,
     bring,
     has_acl,
@@ -34,18 +37,18 @@ from sockbroker.kernel.entries import (
     open_list,
     remove_acls,
 )
-from sockbroker.kernel.last_pass import MARKER as MARKER  # for all who look into a folder
 from sockbroker.kernel.obstacles import LimitReached, NoSuchDirectory, Obstructed
 from sockbroker.kernel.syscalls import (
-    AT_NO_AUTOMOUNT,
-    AT_STATX_DONT_SYNC,
-    AT_SYMLINK_NOFOLLOW,
+    OWNER_AND_MODE,
     RENAME_NOREPLACE,
-    Status,
+    identity,
+    link_count,
+    pack_owner_and_mode,
     raw_statx,
     renameat2,
 )
 
+MARKER: Final = ".sockbroker"
 MOUNTED: Final = "something is mounted on it"
 NOBODY: Final = 2**32 - 1  # (uid_t)-1: no uid and no gid
 
@@ -54,11 +57,21 @@ _UID_AND_TAG: Final = r"(0|[1-9][0-9]{0,9})-[0-9a-f]{16}"
 _STAGED: Final = re.compile(r"\.new-" + _UID_AND_TAG)
 _REMOVED: Final = re.compile(r"\.old-" + _UID_AND_TAG)
 
-_BY_NAME: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
-
 # An owner who changes his directory in a loop can spoil a repair, but only his own, and not for
 # ever: after so many tries he is told that something is in the way.
 _ATTEMPTS: Final = 3
+
+
+class Parent(NamedTuple):
+    """How an app's folder shall be; it is root's."""
+
+    mode: int
+    gid: int
+
+    @property
+    def packed(self) -> bytes:
+        """The same as `raw_statx` tells it, in OWNER_AND_MODE."""
+        return pack_owner_and_mode(0, self.gid, stat.S_IFDIR | self.mode)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +117,13 @@ State = Literal["ok", "drifted", "obstructed"]
 class Folder:
     """An app's folder, as `Base` opened and checked it; owns an O_PATH descriptor of it."""
 
-    def __init__(self, descriptor: int, path: str, app: str, status: Status) -> None:
+    def __init__(self, descriptor: int, path: str, app: str) -> None:
         self._descriptor = descriptor
-        # Device and inode: no other directory has them while the descriptor is open.
-        self.identity = (status.device, status.inode)
+        # No other directory has the same while the descriptor is open.
+        self.identity = identity(raw_statx(b"", descriptor, BY_DESCRIPTOR))
         self.path = path
         self.app = app
+        self.name = app.encode()
 
     def fileno(self) -> int:
         """Return the O_PATH descriptor of the folder, which stays this object's."""
@@ -165,7 +179,7 @@ class Folder:
         repair, with nothing wider than before.  FileNotFoundError: the folder itself is gone.
         """
         for _ in range(_ATTEMPTS):
-            there = raw_statx(b"%d" % uid, self._descriptor, _BY_NAME)
+            there = raw_statx(b"%d" % uid, self._descriptor, BY_NAME)
             if not there and self.count() < limit:
                 gid = new_gid if wanted.gid is None else wanted.gid
                 if self._create(uid, wanted.mode, gid):
@@ -200,7 +214,8 @@ class Folder:
         Costs one call where the file system counts them itself (tmpfs, ext4, xfs); then every
         folder is counted but the marker.  Else (btrfs, overlayfs) all names have to be read.
         """
-        links = look_at(self._descriptor).links  # the name, ".", and ".." in each folder below
+        # The name, ".", and ".." in each folder below.
+        links = link_count(raw_statx(b"", self._descriptor, BY_DESCRIPTOR))
         if links >= 3:
             return links - 3
         return sum(
@@ -270,7 +285,7 @@ class Folder:
         False if somebody else was there first.  The mode comes before the owner: until then it is
         root's, and afterwards a kill finds it complete.
         """
-        staged = f".new-{uid}-{_tag()}"
+        staged = b".new-%d-%s" % (uid, _tag().encode())
         os.mkdir(staged, 0o700, dir_fd=self._descriptor)
         try:
             # To be read, as nobody else has had it yet: what O_PATH opens can only be changed by
@@ -280,14 +295,12 @@ class Folder:
                     remove_acls(directory)
                 os.fchmod(directory, mode)
                 os.fchown(directory, uid, gid)
-                made = os.fstat(directory)
-            if (made.st_mode, made.st_uid, made.st_gid) != (stat.S_IFDIR | mode, uid, gid):
+                made = raw_statx(b"", directory, BY_DESCRIPTOR)
+            if made[OWNER_AND_MODE] != pack_owner_and_mode(uid, gid, stat.S_IFDIR | mode):
                 raise Obstructed(
-                    self.path_of(uid),
-                    f"came out as mode {stat.S_IMODE(made.st_mode):04o} and group {made.st_gid},"
-                    f" not {mode:04o} and {gid}",
+                    self.path_of(uid), f"did not come out as mode {mode:04o} and group {gid}"
                 )
-            self._rename(staged, str(uid))
+            self._rename(staged, b"%d" % uid)
         except FileExistsError:
             self._discard(staged)
             return False
@@ -317,11 +330,11 @@ class Folder:
                 return "repaired"
         raise Obstructed(self.path_of(uid), "is changed again and again while it is repaired")
 
-    def _rename(self, old: str, new: str) -> None:
+    def _rename(self, old: str | bytes, new: str | bytes) -> None:
         folder = self._descriptor
         renameat2(old, new, old_dir_fd=folder, new_dir_fd=folder, flags=RENAME_NOREPLACE)
 
-    def _discard(self, staged: str) -> None:
+    def _discard(self, staged: str | bytes) -> None:
         """Remove a staged directory, or move it aside if its owner put something into it."""
         try:
             os.rmdir(staged, dir_fd=self._descriptor)
@@ -331,7 +344,8 @@ class Folder:
             # EBUSY: its owner has mounted something on it. It stays, is counted, and is tried
             # again at the next sweep.
             if error.errno == errno.ENOTEMPTY:
-                self._rename(staged, f".old-{staged.split('-')[1]}-{_tag()}")
+                uid = os.fsdecode(staged).split("-")[1]
+                self._rename(staged, f".old-{uid}-{_tag()}")
             elif error.errno != errno.EBUSY:
                 raise
 

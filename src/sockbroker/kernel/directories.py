@@ -1,7 +1,7 @@
 """The base (`/run`) and the app folders in it: found, made, repaired, swept and locked.
 
-The way to everything that the broker has on disk: a `Base` gives out `Folder`s, which make and
-repair the runtime directories (module `app_folder`, whose names are also found here).  The base
+A `Base` gives out `Folder`s, which make and repair the runtime directories (module `app_folder`,
+whose names are also found here).  Only at a start, `filling` makes both at once.  The base
 belongs to the whole system, and most of what is in it is not the broker's.  What is, carries a
 root-owned entry `.sockbroker`; what does not is never changed, unless the policy adopts it.
 
@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from sockbroker.core.names import is_app_name
 from sockbroker.kernel.app_folder import (
@@ -26,10 +26,12 @@ from sockbroker.kernel.app_folder import (
     Entry,
     Folder,
     Outcome,
+    Parent,
     State,
     Wanted,
 )
 from sockbroker.kernel.entries import (
+    BY_NAME,
     Owned,
     bring,
     has_acl,
@@ -45,11 +47,10 @@ from sockbroker.kernel.filling import STAGED_FOLDER, dismantle
 from sockbroker.kernel.obstacles import LimitReached, NoSuchDirectory, Obstructed
 from sockbroker.kernel.root_path import DirectoryError, open_root_path
 from sockbroker.kernel.syscalls import (
-    AT_NO_AUTOMOUNT,
-    AT_STATX_DONT_SYNC,
-    AT_SYMLINK_NOFOLLOW,
+    OWNER_AND_MODE,
     RENAME_NOREPLACE,
     Status,
+    identity,
     raw_statx,
     renameat2,
 )
@@ -71,7 +72,6 @@ __all__ = [
     "Wanted",
 ]
 
-_BY_NAME: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
 _LOCK: Final = ".sockbroker.lock"
 _OLD: Final = ".sockbroker-old-"
 _NOT_OURS: Final = frozenset({errno.ENOENT, errno.EXDEV})  # gone, or a mount
@@ -81,13 +81,6 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 class BaseLocked(Exception):
     """Another broker serves this base."""
-
-
-class Parent(NamedTuple):
-    """How an app's folder shall be; it is root's."""
-
-    mode: int
-    gid: int
 
 
 class Base:
@@ -172,15 +165,8 @@ class Base:
         One call, made for each request.  ACLs are not looked at: only root can have given it one,
         one that lets others write shows in the group bits, and what is made in it gets none.
         """
-        raw = raw_statx(folder.app.encode(), self._descriptor, _BY_NAME)
-        if not raw:
-            return False
-        status = Status.of(raw)
-        return (
-            (status.device, status.inode) == folder.identity
-            and not status.mount_root
-            and (status.uid, status.gid, stat.S_IMODE(status.mode)) == (0, wanted.gid, wanted.mode)
-        )
+        raw = raw_statx(folder.name, self._descriptor, BY_NAME)
+        return identity(raw) == folder.identity and raw[OWNER_AND_MODE] == wanted.packed
 
     def find(self, app: str) -> Folder | None:
         """Open the app's folder as it is; the caller closes it.
@@ -203,7 +189,7 @@ class Base:
             if reason is not None:
                 raise Obstructed(self._path_of(app), reason)
             stack.pop_all()
-        return Folder(descriptor, self._path_of(app), app, status)
+        return Folder(descriptor, self._path_of(app), app)
 
     def scan(self) -> Iterator[str]:
         """Yield what is spelled like an app and carries the marker.
@@ -283,7 +269,7 @@ class Base:
                 os.mkdir(MARKER, 0o700, dir_fd=descriptor)
             _bring_folder(descriptor, path, status, wanted)
             stack.pop_all()
-        return Folder(descriptor, path, app, status)
+        return Folder(descriptor, path, app)
 
     def _create(self, app: str, wanted: Parent) -> None:
         """Make the folder under another name, complete, then give it its own if that is free."""

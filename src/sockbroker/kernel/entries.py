@@ -19,7 +19,9 @@ from typing import Final
 
 from sockbroker.kernel.syscalls import (
     AT_EMPTY_PATH,
+    AT_NO_AUTOMOUNT,
     AT_STATX_DONT_SYNC,
+    AT_SYMLINK_NOFOLLOW,
     RESOLVE_BENEATH,
     RESOLVE_NO_MAGICLINKS,
     RESOLVE_NO_SYMLINKS,
@@ -31,7 +33,7 @@ from sockbroker.kernel.syscalls import (
 )
 
 # include/uapi/linux/xattr.h
-_POSIX_ACLS: Final = ("system.posix_acl_access", "system.posix_acl_default")
+_POSIX_ACLS: Final = frozenset({"system.posix_acl_access", "system.posix_acl_default"})
 
 # ENOSYS: Linux before 5.6, or systemd's RestrictSUIDSGID=; EPERM: a filter that forbids what it
 # does not know. openat2 itself has no EPERM for the flags used here.
@@ -40,6 +42,10 @@ _NO_OPENAT2: Final = frozenset({errno.ENOSYS, errno.EPERM})
 _WITHIN: Final = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# For statx: neither asks a file server, nor follows anything.
+BY_NAME: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
+BY_DESCRIPTOR: Final = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
 
 _KINDS: Final = {
     stat.S_IFLNK: "a symbolic link",
@@ -90,8 +96,7 @@ def open_entry(folder: int, name: str) -> int:
     # with a mask it is EACCES where the mount belongs to a user).
     descriptor = os.open(name, _LOOK, dir_fd=folder)
     try:
-        flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
-        mount_root = statx("", dir_fd=descriptor, flags=flags, mask=0).mount_root
+        mount_root = statx("", dir_fd=descriptor, flags=BY_DESCRIPTOR, mask=0).mount_root
         if mount_root is None:
             raise OSError(errno.ENOSYS, "the kernel has no openat2 and cannot tell mounts", name)
         if mount_root:
@@ -102,7 +107,7 @@ def open_entry(folder: int, name: str) -> int:
     return descriptor
 
 
-def open_list(directory: int, name: str = ".") -> int:
+def open_list(directory: int, name: str | bytes = ".") -> int:
     """Open the directory that an O_PATH descriptor refers to, or one in it, to read its entries.
 
     A descriptor of its own each time: two readers of one would share its position.  The caller
@@ -113,8 +118,7 @@ def open_list(directory: int, name: str = ".") -> int:
 
 def look_at(descriptor: int) -> Status:
     """Tell what an open descriptor refers to."""
-    flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
-    return statx("", dir_fd=descriptor, flags=flags, mask=STATX_BASIC_STATS)
+    return statx("", dir_fd=descriptor, flags=BY_DESCRIPTOR, mask=STATX_BASIC_STATS)
 
 
 def not_a_directory(status: Status) -> str | None:
@@ -126,8 +130,18 @@ def not_a_directory(status: Status) -> str | None:
 
 
 def has_acl(directory: int) -> bool:
-    """Tell whether the directory has an access or a default ACL."""
-    for name in _POSIX_ACLS:
+    """Tell whether the directory has an access or a default ACL.
+
+    One call where it has neither, unless its owner has made the list of its attributes too long.
+    """
+    try:
+        return not _POSIX_ACLS.isdisjoint(os.listxattr(_proc(directory)))
+    except OSError:
+        return _has_one_of_them(directory)
+
+
+def _has_one_of_them(directory: int) -> bool:
+    for name in sorted(_POSIX_ACLS):
         try:
             os.getxattr(_proc(directory), name)
         except OSError as error:
@@ -139,13 +153,9 @@ def has_acl(directory: int) -> bool:
 
 
 def inherited_acls(new: int) -> bool:
-    """Tell whether a directory that was just made, and opened to be read, has come with an ACL.
-
-    One call for both, and no error where there is none; but an owner can make the list of his
-    attributes long.
-    """
+    """Tell whether a directory that was just made, and opened to be read, has come with an ACL."""
     try:
-        return any(name in _POSIX_ACLS for name in os.listxattr(new))
+        return not _POSIX_ACLS.isdisjoint(os.listxattr(new))
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
@@ -154,7 +164,7 @@ def inherited_acls(new: int) -> bool:
 
 def remove_acls(directory: int) -> None:
     """Remove the access and the default ACL; the group bits stay at what the ACL's mask was."""
-    for name in _POSIX_ACLS:
+    for name in sorted(_POSIX_ACLS):  # in the same order each time
         try:
             os.removexattr(_proc(directory), name)
         except OSError as error:

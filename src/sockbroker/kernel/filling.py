@@ -17,7 +17,10 @@ from collections.abc import Generator, Iterable
 from contextlib import suppress
 from typing import Final
 
+from sockbroker.kernel.app_folder import MARKER, Parent
+from sockbroker.kernel.change_time import change_time, next_tick
 from sockbroker.kernel.entries import (
+    BY_NAME,
     Owned,
     open_entry,
     open_list,
@@ -25,11 +28,8 @@ from sockbroker.kernel.entries import (
     set_mode,
     set_owner,
 )
-from sockbroker.kernel.last_pass import MARKER, LastPass, coarse_now, next_tick
+from sockbroker.kernel.last_pass import LastPass
 from sockbroker.kernel.syscalls import (
-    AT_NO_AUTOMOUNT,
-    AT_STATX_DONT_SYNC,
-    AT_SYMLINK_NOFOLLOW,
     OWNER_AND_MODE,
     RENAME_NOREPLACE,
     pack_owner_and_mode,
@@ -41,7 +41,6 @@ STAGED_FOLDER: Final = ".sockbroker-new-"
 
 _INNER: Final = "folder"
 _PRIVATE: Final = 0o700
-_BY_NAME: Final = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
 _BETWEEN_YIELDS: Final = 16
 
 _WORTH_A_TICK: Final = 500
@@ -53,18 +52,17 @@ def fill(
     base: int,
     app: str,
     *,
-    parent: tuple[int, int],
+    parent: Parent,
     mode: int,
     directories: Iterable[tuple[int, int]],
 ) -> Generator[int, None, None]:
     """Make the folder of an app that is not there, with a directory for each (uid, gid).
 
-    `parent` is mode and group of the folder.  Yields how many are made, now and then, and at last
-    how many there are.  That is 0 if something has the name already, and after any error: then
-    nothing is left, and who makes one after the other meets it again and can say where it was.
-    The process umask must be 077.
+    Yields how many are made, now and then, and at last how many there are.  That is 0 if something
+    has the name already, and after any error: then nothing is left, and who makes one after the
+    other meets it again and can say where it was.  The process umask must be 077.
     """
-    if raw_statx(app.encode(), base, _BY_NAME):
+    if raw_statx(app.encode(), base, BY_NAME):
         yield 0
         return
     staged = STAGED_FOLDER + app
@@ -87,10 +85,10 @@ def fill(
                 # Nobody has had any of them yet, so what has changed before this has no ACL.
                 if made >= _WORTH_A_TICK:
                     next_tick()
-                LastPass(folder).remember(coarse_now())
-                set_owner(folder, 0, parent[1])
-                set_mode(folder, parent[0])
-            _verify(closed, _INNER, 0, parent[1], parent[0])
+                LastPass(folder).remember(change_time())
+                set_owner(folder, 0, parent.gid)
+                set_mode(folder, parent.mode)
+            _verify(closed, _INNER, 0, parent.gid, parent.mode)
             renameat2(_INNER, app, old_dir_fd=closed, new_dir_fd=base, flags=RENAME_NOREPLACE)
     except OSError:
         made = 0
@@ -128,5 +126,5 @@ def _make(folder: int, name: str, uid: int, gid: int, mode: int) -> None:
 
 def _verify(folder: int, name: str, uid: int, gid: int, mode: int) -> None:
     wanted = pack_owner_and_mode(uid, gid, stat.S_IFDIR | mode)
-    if raw_statx(name.encode(), folder, _BY_NAME)[OWNER_AND_MODE] != wanted:
+    if raw_statx(name.encode(), folder, BY_NAME)[OWNER_AND_MODE] != wanted:
         raise OSError("came out otherwise")  # without a number: the caller tells nobody

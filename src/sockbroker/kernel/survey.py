@@ -14,10 +14,8 @@ import struct
 from typing import Final, NamedTuple
 
 from sockbroker.kernel.app_folder import NOBODY, Entry, Folder
-from sockbroker.kernel.entries import has_acl
+from sockbroker.kernel.entries import BY_DESCRIPTOR, has_acl
 from sockbroker.kernel.syscalls import (
-    AT_EMPTY_PATH,
-    AT_STATX_DONT_SYNC,
     STATX_ATTR_MOUNT_ROOT,
     TMPFS_MAGIC,
     file_system_type,
@@ -26,16 +24,12 @@ from sockbroker.kernel.syscalls import (
 from sockbroker.kernel.usage import UNKNOWN, UNUSED, Tables, Usage, look_into, usage_of
 
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_FLAGS: Final = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
-
 # struct statx, include/uapi/linux/stat.h: attributes, uid, gid, mode, size, and which attributes
 # are known.
 _STATX: Final = struct.Struct("=8x Q 4x 2I H 10x Q 8x Q")
 
 _unpack: Final = _STATX.unpack_from
 _KIND: Final = 0o170000  # S_IFMT
-
-_ACLS: Final = frozenset({"system.posix_acl_access", "system.posix_acl_default"})
 
 _EMPTY: Final = 40
 """Bytes of a directory of tmpfs without entries; each adds 20 (BOGO_DIRENT_SIZE, mm/shmem.c)."""
@@ -84,13 +78,13 @@ class Survey:
         except OSError:
             return self._look_closely(uid)
         try:
-            raw = raw_statx(b"", descriptor, _FLAGS)
+            raw = raw_statx(b"", descriptor, BY_DESCRIPTOR)
             if raw:
                 attributes, owner, gid, mode, size, known = _unpack(raw)
                 mountless = known & ~attributes & STATX_ATTR_MOUNT_ROOT
                 if mountless and owner == uid and mode & _KIND == stat.S_IFDIR:
                     usage = UNUSED if size == self._empty else self._usage(descriptor, uid)
-                    return Sight(mode & 0o7777, gid, _has_acl(descriptor), None, usage)
+                    return Sight(mode & 0o7777, gid, has_acl(descriptor), None, usage)
         finally:
             os.close(descriptor)
         return self._look_closely(uid)
@@ -117,16 +111,6 @@ def _shows_emptiness(folder: int) -> bool:
     The folder, which is on the same file system and has at least the marker in it, has to bear out
     that an entry shows in the size.
     """
-    raw = raw_statx(b"", folder, _FLAGS)
+    raw = raw_statx(b"", folder, BY_DESCRIPTOR)
     shows = bool(raw) and _STATX.unpack_from(raw)[4] > _EMPTY
     return shows and file_system_type(folder) == TMPFS_MAGIC
-
-
-def _has_acl(directory: int) -> bool:
-    """Do as `has_acl` does, in one call that ends in no error where there is no ACL."""
-    try:
-        # The kernel gives no list that is longer than 64 KiB, however many attributes there are.
-        names = os.listxattr(f"/proc/self/fd/{directory}")
-        return bool(names) and not _ACLS.isdisjoint(names)
-    except OSError:
-        return has_acl(directory)

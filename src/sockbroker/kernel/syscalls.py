@@ -1,6 +1,7 @@
 """The Linux system calls that Python has no function for, and nothing else.
 
-Each wrapper is one call: values in, a value or OSError out, nothing decided, nothing remembered.
+Each wrapper is one call: values in, a value or OSError out, nothing decided, nothing remembered;
+the quick forms of statx have an empty value for any error.
 They exist because `os` can neither refuse to cross a mount (openat2), nor look at a file without
 asking a file server that may never answer (statx with AT_STATX_DONT_SYNC), nor rename without
 replacing (renameat2).  Every constant has its kernel name and the header that it comes from.
@@ -54,15 +55,20 @@ class _OpenHow(ctypes.Structure):
     )
 
 
-_STATX = struct.Struct("<8x Q 3I H 2x Q 16x Q 32x q I 28x 2I 112x")
+_STATX = struct.Struct("=8x Q 3I H 2x Q 16x Q 32x q I 28x 2I 112x")
 """struct statx, include/uapi/linux/stat.h: those of its 256 bytes that `Status` has."""
 
-_OWNER_AND_MODE = struct.Struct("2I H")
+_OWNER_AND_MODE = struct.Struct("=2I H")
 
 OWNER_AND_MODE: Final = slice(20, 30)
 """Where in struct statx uid, gid and mode are, side by side."""
 
-_GLANCE = struct.Struct("<8x Q 4x 2I H 26x Q 32x q I")
+_LINKS = struct.Struct("=I")
+_LINKS_AT: Final = 16
+_INODE: Final = slice(32, 40)
+_DEVICE_AND_MOUNT: Final = slice(136, 152)
+
+_GLANCE = struct.Struct("=8x Q 4x 2I H 26x Q 32x q I")
 """Of the same 256 bytes: attributes, uid, gid, mode, known attributes, and ctime in two parts."""
 
 _Buffer = ctypes.c_char * _STATX.size
@@ -94,6 +100,11 @@ class Status(NamedTuple):
     def of(cls, raw: bytes) -> Self:
         """Read what `raw_statx` returned."""
         return cls._make(_STATX.unpack(raw))
+
+    @property
+    def changed_at(self) -> int:
+        """ctime in nanoseconds."""
+        return self.changed * 10**9 + self.changed_nanoseconds
 
     @property
     def device(self) -> int:
@@ -168,6 +179,19 @@ def pack_owner_and_mode(uid: int, gid: int, mode: int) -> bytes:
     return _OWNER_AND_MODE.pack(uid, gid, mode)
 
 
+def link_count(raw: bytes) -> int:
+    """Return how many links `raw_statx` told of; 0 if it told nothing."""
+    return int(_LINKS.unpack_from(raw, _LINKS_AT)[0]) if raw else 0
+
+
+def identity(raw: bytes) -> bytes:
+    """Return what tells a file that `raw_statx` was asked for from every other one, at this moment.
+
+    Its inode and device and, since Linux 5.8, the mount that led to it.
+    """
+    return raw[_INODE] + raw[_DEVICE_AND_MOUNT]
+
+
 def file_system_type(descriptor: int) -> int:
     """Return the magic number of the file system that it is on; 0 instead of any error."""
     buffer = (ctypes.c_long * 64)()  # more than struct statfs has, which begins with it
@@ -185,7 +209,7 @@ def renameat2(
 
 def _encoded(name: str | bytes) -> bytes:
     # ctypes hands over a C string: the kernel would see `app` where Python has `app\0x`.
-    encoded = os.fsencode(name)
+    encoded = name if isinstance(name, bytes) else os.fsencode(name)
     if b"\0" in encoded:
         raise ValueError("embedded null byte")
     return encoded
