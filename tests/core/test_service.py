@@ -33,10 +33,10 @@ from sockbroker.core.varlink import (
     MESSAGE_LIMIT,
     Call,
     ProtocolError,
-    encode_call,
     encode_parameters,
     encode_reply,
 )
+from varlink_client import encode_call
 
 # A busy machine is no counter-example.
 property_of_all = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

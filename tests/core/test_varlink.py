@@ -15,13 +15,11 @@ from sockbroker.core.varlink import (
     Call,
     Inbox,
     ProtocolError,
-    ReplyMessage,
     decode_call,
-    decode_reply,
-    encode_call,
     encode_error,
     encode_reply,
 )
+from varlink_client import ReplyMessage, decode_reply, encode_call
 
 # A busy machine is no counter-example.
 property_of_all = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -413,14 +411,13 @@ def _without_none(value: object) -> object:
 @given(st.binary(max_size=300) | st.from_regex(rb'\A[][{}",:\\u0-9a-e. ]{0,80}\Z'))
 def test_any_bytes_are_a_call_or_a_protocol_error(message):
     """There is no third outcome, and the reason can be logged as it is."""
-    for decode in (decode_call, decode_reply):
-        try:
-            decode(message)
-        except ProtocolError as refused:
-            reason = str(refused)
-            assert reason.isascii()
-            assert reason.isprintable()
-            assert len(reason) <= 120
+    try:
+        decode_call(message)
+    except ProtocolError as refused:
+        reason = str(refused)
+        assert reason.isascii()
+        assert reason.isprintable()
+        assert len(reason) <= 120
 
 
 @property_of_all
@@ -444,53 +441,12 @@ def test_what_is_read_is_what_json_says(members):
 @property_of_all
 @given(JSON_TEXT, PARAMETERS, st.sampled_from([{}, {"more": True}, {"oneway": True}]))
 def test_a_call_comes_back_as_it_was_sent(method, parameters, flags):
-    """Client and service agree about every call, but that null is absent."""
+    """Client and service agree about every call."""
     message = encode_call(method, parameters, **flags)
-    assert message.isascii()
-    assert message.index(b"\0") == len(message) - 1
-    assert Call(method, _without_none(parameters), **flags) == decode_call(message[:-1])
+    assert Call(method, parameters, **flags) == decode_call(message[:-1])
 
 
 # Replies.
-
-REPLIES = [
-    (b"{}", ReplyMessage({}, None, False)),
-    (b'{"parameters":null}', ReplyMessage({}, None, False)),
-    (b'{"parameters":{"x":1}}', ReplyMessage({"x": 1}, None, False)),
-    (b'{"parameters":{},"continues":true}', ReplyMessage({}, None, True)),
-    (b'{"continues":false,"org.example":1}', ReplyMessage({}, None, False)),
-    (b'{"error":"a.b.C"}', ReplyMessage({}, "a.b.C", False)),
-    (b'{"error":"a.b.C","continues":false}', ReplyMessage({}, "a.b.C", False)),
-    (b'{"error":"","parameters":{"x":[null]}}', ReplyMessage({"x": [None]}, "", False)),
-]
-
-BAD_REPLIES = [
-    (b'{"parameters":[]}', "parameters that are no object"),
-    (b'{"parameters":"{}"}', "parameters that are no object"),
-    (b'{"parameters":false}', "parameters that are no object"),
-    (b'{"error":null}', "an error that is no string"),
-    (b'{"error":1}', "an error that is no string"),
-    (b'{"continues":1}', "continues is neither true nor false"),
-    (b'{"continues":null}', "continues is neither true nor false"),
-    (b'{"error":"a.b.C","continues":true}', "an error that continues"),
-    (b'{"method":"a.b.C"}', "unknown member 'method'"),
-    (b'{"more":true}', "unknown member 'more'"),
-]
-
-
-@pytest.mark.parametrize(("message", "reply"), REPLIES)
-def test_a_reply_says_what_it_says(message, reply):
-    """The client reads replies as strictly as the service reads calls."""
-    assert reply == decode_reply(message)
-
-
-@pytest.mark.parametrize(("message", "what"), BAD_REPLIES + BAD_MESSAGES)
-def test_what_is_no_reply_is_refused_and_says_why(message, what):
-    """A service that breaks the protocol is not believed in anything else it said."""
-    with pytest.raises(ProtocolError) as refused:
-        decode_reply(message)
-    assert what == str(refused.value)
-
 
 WRITTEN = [
     (encode_reply(), b"{}"),
@@ -510,12 +466,6 @@ WRITTEN = [
     (encode_error("a.b.C"), b'{"error":"a.b.C"}'),
     (encode_error("a.b.C", {"x": None}), b'{"error":"a.b.C"}'),
     (encode_error("a.b.C", {"x": True}), b'{"error":"a.b.C","parameters":{"x":true}}'),
-    (encode_call("a.b.C"), b'{"method":"a.b.C"}'),
-    (encode_call("a.b.C", {}, more=True), b'{"method":"a.b.C","more":true}'),
-    (
-        encode_call("a.b.C", {"x": 1}, oneway=True),
-        b'{"method":"a.b.C","parameters":{"x":1},"oneway":true}',
-    ),
 ]
 
 
@@ -539,8 +489,7 @@ def test_a_reply_comes_back_as_it_was_sent(parameters, continues):
     """Client and service agree about every reply, but that null is absent."""
     message = encode_reply(parameters, continues=continues)
     assert message.isascii()
-    expected = ReplyMessage(_without_none(parameters), None, continues)
-    assert expected == decode_reply(message[:-1])
+    assert ReplyMessage(_without_none(parameters), None, continues) == decode_reply(message)
 
 
 @property_of_all
@@ -548,4 +497,4 @@ def test_a_reply_comes_back_as_it_was_sent(parameters, continues):
 def test_an_error_comes_back_as_it_was_sent(error, parameters):
     """Client and service agree about every error."""
     message = encode_error(error, parameters)
-    assert ReplyMessage(_without_none(parameters), error, False) == decode_reply(message[:-1])
+    assert ReplyMessage(_without_none(parameters), error) == decode_reply(message)

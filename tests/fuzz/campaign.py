@@ -9,6 +9,8 @@ from pathlib import Path
 
 import atheris
 
+sys.path.append(str(Path(__file__).parent.parent))  # what the other tests have as well
+
 with atheris.instrument_imports(include=["sockbroker", "json"]):
     import targets
 from seeds import SEEDS

@@ -1,9 +1,9 @@
 """Varlink messages: where each one ends in a stream of bytes, and what it says.
 
-Strict as UAPI.20 asks: what is not exactly a call (or a reply, on the client's side) raises
-`ProtocolError`, after which the connection has to be closed, because nobody can tell any more what
-the peer means. Whether a well-formed call makes sense is decided in `service`. Both ends use this
-module, so it imports nothing that would slow the start of a short command.
+Calls are read and replies are written, as a service does it. Strict as UAPI.20 asks: what is not
+exactly a call raises `ProtocolError`, after which the connection has to be closed, because nobody
+can tell any more what the peer means. Whether a well-formed call makes sense is decided in
+`service`. The client has a codec of its own in `connection`, which takes less to import.
 """
 
 from __future__ import annotations
@@ -56,16 +56,6 @@ class Call(namedtuple("Call", "method parameters oneway more upgrade")):
         upgrade: bool = False,
     ) -> Call:
         return super().__new__(cls, method, parameters, oneway, more, upgrade)
-
-
-class ReplyMessage(namedtuple("ReplyMessage", "parameters error continues")):
-    """A reply, or with `error` the end of a call that failed."""
-
-    __slots__ = ()
-
-    parameters: Mapping[str, object]
-    error: str | None
-    continues: bool
 
 
 class Inbox:
@@ -154,39 +144,6 @@ def decode_call(message: bytes) -> Call:
     if oneway + more + upgrade > 1:
         raise ProtocolError("more than one of oneway, more and upgrade")
     return Call._make((method, MappingProxyType(_parameters(parameters)), oneway, more, upgrade))
-
-
-def decode_reply(message: bytes) -> ReplyMessage:
-    """Read a reply; raises ProtocolError for anything that UAPI.20 does not call one."""
-    error: str | None = None
-    parameters: object = None
-    continues = False
-    for name, value in _decode(message).items():
-        if name == "parameters":
-            parameters = value
-        elif name == "error":
-            if type(value) is not str:
-                raise ProtocolError("an error that is no string")
-            error = value
-        elif name == "continues":
-            continues = _flag(name, value)
-        else:
-            _extension(name)
-    if continues and error is not None:
-        raise ProtocolError("an error that continues")
-    return ReplyMessage(_parameters(parameters), error, continues)
-
-
-def encode_call(
-    method: str,
-    parameters: Mapping[str, object] | None = None,
-    *,
-    more: bool = False,
-    oneway: bool = False,
-) -> bytes:
-    """Write a call, with the NUL. Parameters that are None are left out."""
-    flags = (',"more":true' if more else "") + (',"oneway":true' if oneway else "")
-    return _message(f'"method":{_to_json(method)}', parameters, flags)
 
 
 def encode_reply(
