@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from sockbroker.core.escaping import escape
 from sockbroker.core.policy import App, Policy
 from sockbroker.folders import Folders
 from sockbroker.kernel.app_folder import Folder, Outcome, Wanted
@@ -67,7 +68,11 @@ def sweep(folders: Folders, dispose: Dispose, report: Report) -> None:
     """Clean up after a killed run; only at start, when nothing of this run is under way."""
     base = folders.base
     try:
-        base.sweep()
+        for name in base.sweep():
+            report.problem(
+                f"{base.path}/{escape(name)}: left by a killed run, and cannot be removed:"
+                " see what is in it"
+            )
         for name in base.scan():
             _sweep_folder(base, name, dispose, report)
     except OSError as error:

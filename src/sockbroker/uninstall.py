@@ -37,7 +37,8 @@ def remove_directories(base_path: str, *, force: bool) -> int:
 def _clear(base: Base, *, force: bool) -> list[str]:
     kept: list[str] = []
     tables = read_tables()
-    base.sweep()
+    for name in base.sweep():
+        kept.append(f"{base.path}/{escape(name)}: kept: it cannot be removed")
     for app in sorted(base.scan()):
         try:
             folder = base.find(app)

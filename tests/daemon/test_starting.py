@@ -158,6 +158,20 @@ def test_leftovers_of_a_killed_run_are_swept(world: World) -> None:
     eventually("swept", lambda: tree() == LAYOUT)
 
 
+def test_a_leftover_that_cannot_be_swept_is_told(world: World) -> None:
+    """Somebody has put something into what a killed run left: it stays, and an operator knows.
+
+    Taken out: what `layout.sweep` makes of the names that `Base.sweep` returns.
+    """
+    (RUN / ".sockbroker-old-other").mkdir(mode=0o700)
+    (RUN / ".sockbroker-old-other/file").touch()
+    world.start(POLICY)
+    status = operator_asks("Status")["parameters"]
+    assert status["state"] == "degraded"
+    assert [each for each in status["problems"] if "/run/.sockbroker-old-other: " in each]
+    assert (RUN / ".sockbroker-old-other/file").exists()
+
+
 def test_an_app_that_left_the_policy_keeps_its_directories(world: World) -> None:
     """They are shown as orphaned, nobody changes them, and their owners can release them.
 
