@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import assert_never
 
 from sockbroker.core.escaping import escape
 from sockbroker.core.policy import App, Policy
@@ -169,11 +170,14 @@ def _ensure(folder: Folder, app: App, uid: int, gid: int | None, report: Report)
     return True
 
 
-def _sentence(path: str, error: Exception) -> str:
-    if isinstance(error, Obstructed):
-        return f"{error.path}: {error.reason}"
-    if isinstance(error, LimitReached):
-        return f"{path}: the limit of {error.limit} {error.resource} is reached (max_directories)"
-    if isinstance(error, OSError):
-        return f"{path}: {error.strerror}"
-    return f"{path}: {error}"
+def _sentence(path: str, error: Obstructed | LimitReached | OSError) -> str:
+    match error:
+        case Obstructed():
+            return f"{error.path}: {error.reason}"
+        case LimitReached():
+            limit = f"{error.limit} {error.resource}"
+            return f"{path}: the limit of {limit} is reached (max_directories)"
+        case OSError():
+            return f"{path}: {error.strerror}"
+        case _:
+            assert_never(error)
