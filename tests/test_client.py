@@ -38,7 +38,7 @@ from scripted_broker import (
     message,
     read_call,
 )
-from sockbroker.answers import FEW_NAMES, Names
+from sockbroker.account_names import FEW_NAMES, AccountNames
 from sockbroker.client import uid_of
 from sockbroker.connection import decode_replies, decode_reply, encode_call
 from sockbroker.errors import (
@@ -828,7 +828,7 @@ def test_names_of_many_are_read_at_once(sources: str) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pwd, "getpwuid", getpwuid)
-            names = Names()
+            names = AccountNames()
             found = [names.user(uid) for uid in [*range(5000, 5500), *range(5000, 5500)]]
         return found, [_name(uid) for uid in range(5000, 5500)], len(asked)
 

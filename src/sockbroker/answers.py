@@ -6,34 +6,9 @@ type than the interface says, is None; fields that this version does not know ar
 
 from sockbroker.errors import ProtocolFault
 
-TYPE_CHECKING = False  # as a checker reads it; `typing` itself would take long to import
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-FEW_NAMES = 32
-"""Looked up one by one, before they are read all at once."""
-
-# The sources of names that can be read from end to end without asking another machine, and those
-# that are known to have told all then.
-_READABLE = frozenset({b"files", b"systemd"})
-_WHOLE = frozenset({b"files"})
-
 
 class ListedDirectory:
     """A runtime directory, as the broker found it on the disk."""
-
-    __slots__ = (
-        "app",
-        "gid",
-        "group",
-        "in_use",
-        "mode",
-        "path",
-        "sockets",
-        "state",
-        "uid",
-        "user",
-    )
 
     # In the order in which they are shown.
     FIELDS = (
@@ -48,6 +23,7 @@ class ListedDirectory:
         "in_use",
         "sockets",
     )
+    __slots__ = FIELDS
 
     def __init__(self, described: object) -> None:
         """Read a reply's `directory`; raises ProtocolFault if it lacks what every directory has."""
@@ -89,16 +65,6 @@ class ListedDirectory:
 class Status:
     """The state of the broker; None is what only operators are told."""
 
-    __slots__ = (
-        "confinement",
-        "counters",
-        "policy_error",
-        "policy_generation",
-        "problems",
-        "state",
-        "version",
-    )
-
     # In the order in which they are shown.
     FIELDS = (
         "state",
@@ -109,6 +75,7 @@ class Status:
         "confinement",
         "counters",
     )
+    __slots__ = FIELDS
 
     def __init__(self, reply: dict[str, object]) -> None:
         generation, counters = reply.get("policyGeneration"), reply.get("counters")
@@ -136,91 +103,6 @@ class Reloaded:
 
     def __repr__(self) -> str:
         return f"<sockbroker.Reloaded {self.policy_generation}>"
-
-
-class Names:
-    """User and group names that the broker did not know, each looked up once."""
-
-    def __init__(self) -> None:
-        self.user = _Names(b"passwd", _user, _users).name
-        self.group = _Names(b"group", _group, _groups).name
-
-
-class _Names:
-    """The names of one database.
-
-    To look one up takes as long as all the rest of listing a directory, and longer where
-    /etc/passwd is long; so where many are wanted, all are read at once.
-    """
-
-    __slots__ = ("_all", "_database", "_known", "_one", "_whole")
-
-    def __init__(
-        self, database: bytes, one: "Callable[[int], str]", all: "Callable[[], dict[int, str]]"
-    ) -> None:
-        self._database = database
-        self._one = one
-        self._all: Callable[[], dict[int, str]] | None = all
-        self._known: dict[int, str | None] = {}
-        self._whole = False  # what is not known does not exist
-
-    def name(self, number: int) -> str | None:
-        """Return the name that belongs to a number; None if there is none."""
-        if number not in self._known and not self._whole:
-            if len(self._known) >= FEW_NAMES and self._all is not None:
-                self._read()
-                return self.name(number)
-            try:
-                self._known[number] = self._one(number)
-            except (KeyError, OSError):
-                self._known[number] = None
-        return self._known.get(number)
-
-    def _read(self) -> None:
-        """Read all there are, where that asks no other machine."""
-        sources, read, self._all = _sources(self._database), self._all, None
-        if read is not None and sources <= _READABLE:
-            self._known |= read()
-            self._whole = sources == _WHOLE
-
-
-def _user(uid: int) -> str:
-    from pwd import getpwuid
-
-    return getpwuid(uid).pw_name
-
-
-def _users() -> dict[int, str]:
-    from pwd import getpwall
-
-    return {each.pw_uid: each.pw_name for each in reversed(getpwall())}  # the first one counts
-
-
-def _group(gid: int) -> str:
-    from grp import getgrgid
-
-    return getgrgid(gid).gr_name
-
-
-def _groups() -> dict[int, str]:
-    from grp import getgrall
-
-    return {each.gr_gid: each.gr_name for each in reversed(getgrall())}
-
-
-def _sources(database: bytes) -> frozenset[bytes]:
-    """Return what nsswitch.conf(5) has the C library ask; with what it says besides, if anything.
-
-    Nothing that can be read at once where that file is not there or says it twice.
-    """
-    try:
-        with open("/etc/nsswitch.conf", "rb", buffering=0) as file:
-            lines = file.read(65536).splitlines()
-    except OSError:
-        lines = []
-    entries = [line.partition(b"#")[0].partition(b":") for line in lines]
-    found = [services.split() for name, _, services in entries if name.strip() == database]
-    return frozenset(found[0]) if len(found) == 1 else frozenset({b""})
 
 
 def _unreadable() -> ProtocolFault:

@@ -117,7 +117,8 @@ def list_directories(
     verify: bool = True,
 ) -> "list[ListedDirectory]":
     """Return the caller's runtime directories; to an operator everybody's, or one user's."""
-    from sockbroker.answers import ListedDirectory, Names
+    from sockbroker.account_names import AccountNames
+    from sockbroker.answers import ListedDirectory
 
     parameters: dict[str, Value] = {}
     if app is not None:
@@ -137,7 +138,7 @@ def list_directories(
     except NoSuchDirectory:
         return []
     # Only now, as it may take its time: no longer does the broker wait for us.
-    names = Names()
+    names = AccountNames()
     for each in listed:
         each.user = each.user or names.user(each.uid)
         each.group = each.group or names.group(each.gid)

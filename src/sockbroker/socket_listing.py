@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from sockbroker.answers import Names
+from sockbroker.account_names import AccountNames
 from sockbroker.command_line import CommandFailed
 from sockbroker.core.escaping import escape, escape_address
 from sockbroker.core.names import is_app_name
@@ -113,7 +113,7 @@ class SocketListing:
         self._unseen = unseen
         self._abstract = abstract
         self._holders = holders
-        self._names = Names()
+        self._names = AccountNames()
 
     def __iter__(self) -> Iterator[ListedSocket]:
         yield from (self._row_of_file(*each) for each in self._files)
