@@ -12,18 +12,19 @@ says how many.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import select
 import socket
 import stat
 import time
 from _json import encode_basestring_ascii, make_encoder
-from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from sockbroker.core.escaping import escape
 from sockbroker.deferring import deferred
+from sockbroker.rate_limit import RateLimit as RateLimit  # `record` takes it from here
 
 with deferred("asyncio", "uuid"):
     import structlog
@@ -34,12 +35,6 @@ Logger = Any
 
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """syslog(3) priorities by structlog's method names."""
-
-LINES_A_MINUTE = 60
-"""For each uid: enough to see what goes wrong, too few to fill a disk."""
-
-MOST_UIDS = 1024
-"""Uids whose lines are counted at a time; one user may have 65,536 of them."""
 
 _SYSLOG_DAEMON = 3 << 3  # LOG_DAEMON, syslog(3)
 
@@ -102,7 +97,7 @@ def _logger(output: Output, *processors: Any) -> Logger:
     return structlog.wrap_logger(
         output,
         processors=[_with_exception, *processors],
-        wrapper_class=structlog.make_filtering_bound_logger(20),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         context_class=dict,
     ).bind()  # now, and not again for each line
 
@@ -226,28 +221,3 @@ def _syslog() -> Callable[[bytes], bool]:
         return True
 
     return send
-
-
-class RateLimit:
-    """Lets so many lines a minute through for each uid, and counts the rest."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._windows: OrderedDict[int, list[float]] = OrderedDict()
-
-    def admit(self, uid: int) -> int | None:
-        """Return None if no line about `uid` may be written, else how many were left out."""
-        now = self._clock()
-        window = self._windows.get(uid)
-        if window is None or now - window[0] >= 60:
-            suppressed = int(window[2]) if window else 0
-            self._windows[uid] = [now, 1, 0]
-            self._windows.move_to_end(uid)
-            if len(self._windows) > MOST_UIDS:
-                self._windows.popitem(last=False)
-            return suppressed
-        window[1] += 1
-        if window[1] > LINES_A_MINUTE:
-            window[2] += 1
-            return None
-        return 0
