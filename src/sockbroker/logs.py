@@ -23,10 +23,10 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from sockbroker.core.escaping import escape
-from sockbroker.deferring import deferred
+from sockbroker.lazy_imports import lazily
 from sockbroker.rate_limit import RateLimit as RateLimit  # `record` takes it from here
 
-with deferred("asyncio", "uuid"):
+with lazily("asyncio", "uuid"):
     import structlog
 
 Event = MutableMapping[str, Any]

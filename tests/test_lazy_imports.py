@@ -1,4 +1,4 @@
-"""What is deferred is imported when it is first used, and the daemon never uses it."""
+"""What is imported lazily is imported when it is first used, and the daemon never uses it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ assert structlog.stdlib.asyncio.run is asyncio.run
 
 USED_MEANWHILE = """
 import sys
-from sockbroker.deferring import deferred
-with deferred("asyncio"):
+from sockbroker.lazy_imports import lazily
+with lazily("asyncio"):
     import asyncio
     assert "asyncio.events" not in sys.modules
     assert asyncio.run.__module__ == "asyncio.runners"
@@ -39,8 +39,8 @@ assert sys.modules["asyncio"].__spec__.name == "asyncio"
 
 BEFORE = """
 import asyncio
-from sockbroker.deferring import deferred
-with deferred("asyncio"):
+from sockbroker.lazy_imports import lazily
+with lazily("asyncio"):
     import asyncio as again
 assert again is asyncio
 """

@@ -2,6 +2,9 @@
 
 structlog imports asyncio for its asynchronous methods: a third of the daemon's start and 6 MiB of
 its memory, and nothing in the daemon is asynchronous.
+
+importlib.util.LazyLoader does not do here: its module is loaded when anybody asks for any of its
+attributes, and the import statement itself asks one that is in sys.modules for its `__spec__`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from types import ModuleType
 
 
 @contextmanager
-def deferred(*names: str) -> Iterator[None]:
+def lazily(*names: str) -> Iterator[None]:
     """While entered, `import NAME` gives a module that is imported when it is first used.
 
     What has been imported before stays as it is; whoever imports it afterwards gets the real one.
