@@ -1,4 +1,7 @@
-"""What keeps the daemon from starting, as one sentence: what, why, and what to do about it."""
+"""What keeps a start or a reload from coming to its end: what, why, and what to do, in a sentence.
+
+Where a reload fails the daemon goes on, so nothing here says that it has to be started again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _ADVICE = {
     errno.EPERM: "see what forbids it: a container, a security module, a filter of system calls",
     errno.ENOSYS: "have a kernel of 5.10 or later, and no filter that hides what it can do",
 }
-_OTHERWISE = "see the log of the kernel, mend what it says, and start again"
+_OTHERWISE = "see the log of the kernel, and mend what it says"
 
 
 def sentence(doing: str, error: OSError) -> str:
