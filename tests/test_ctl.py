@@ -562,6 +562,23 @@ def test_check_of_names_that_do_not_exist(tmp_path: Path) -> None:
     assert "nobody-such" in errors
 
 
+def test_check_of_a_folder_that_others_can_list(tmp_path: Path) -> None:
+    """It is a warning, at the app, and the policy is good all the same.
+
+    Taken out: the risks of `policy_check`.
+    """
+    file = tmp_path / "policy.yaml"
+    file.write_text(POLICY + '    parent: {mode: "0755"}\n')
+    status, output, errors = ctl("check", str(file))
+    assert (status, output) == (0, "")
+    assert one_line(errors)
+    assert f"warning: {file}:2:" in errors
+    assert "list the folder" in errors
+    status, output, _ = ctl("check", "--json", str(file))
+    assert status == 0
+    assert len(json.loads(output)["warnings"]) == 1
+
+
 @needs_root
 def test_check_of_what_cannot_be_read() -> None:
     """A file that is not there, or not for everybody, is a failure in one line; it may be good."""

@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 
 from sockbroker.command_line import CommandFailed
-from sockbroker.core.policy import PolicyError
+from sockbroker.core.modes import parent_mode_risk
+from sockbroker.core.policy import Policy, PolicyError, Problems
 from sockbroker.core.policy_reader import read_policy
 from sockbroker.core.resolution import lookups, resolve
 from sockbroker.kernel import accounts, policyfile
@@ -45,4 +46,14 @@ def check(file: str) -> Verdict:
             mend = "; run it as root" if isinstance(error.__cause__, PermissionError) else ""
             raise Unreadable(f"{error}{mend}") from error
         return Verdict(problems=(str(error),), warnings=())
-    return Verdict(problems=(), warnings=policy.warnings)
+    return Verdict(problems=(), warnings=(*policy.warnings, *_risks(policy)))
+
+
+def _risks(policy: Policy) -> tuple[str, ...]:
+    """Return what a policy may want at its own risk; of that the daemon does not speak."""
+    risks = Problems()
+    for app in policy.apps.values():
+        risk = parent_mode_risk(app.parent_mode, app.parent_gid)
+        if risk is not None:
+            risks.add(app.position, f"app {app.name}: {risk}")
+    return risks.render(policy.file)

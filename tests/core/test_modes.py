@@ -2,7 +2,13 @@
 
 import pytest
 
-from sockbroker.core.modes import PARENT_MODES, parent_mode_fault, parse_mode, runtime_mode_faults
+from sockbroker.core.modes import (
+    PARENT_MODES,
+    parent_mode_fault,
+    parent_mode_risk,
+    parse_mode,
+    runtime_mode_faults,
+)
 
 
 @pytest.mark.parametrize(
@@ -118,3 +124,18 @@ def test_a_parent_has_one_of_five_modes() -> None:
     )
     assert sorted(PARENT_MODES) == [0o700, 0o710, 0o711, 0o750, 0o755]
     assert '"0711", "0755", "0750", "0710", "0700"' in str(parent_mode_fault(0o777))
+
+
+def test_who_may_list_a_parent_is_told_of() -> None:
+    """Whoever can list a folder can hold its lock; what is proposed instead has no such risk.
+
+    Taken out: each of the two bits that are looked at, and the look at the group.
+    """
+    risky = {(mode, gid) for mode in PARENT_MODES for gid in (0, 5) if parent_mode_risk(mode, gid)}
+    assert risky == {(0o755, 0), (0o755, 5), (0o750, 5)}
+    for mode, gid in risky:
+        risk = str(parent_mode_risk(mode, gid))
+        assert f'"{mode:04o}" lets {"everybody" if mode & 4 else "group 5"} list' in risk
+        proposed = int(risk.rpartition('"')[0].rpartition('"')[2], 8)
+        assert parent_mode_fault(proposed) is None
+        assert parent_mode_risk(proposed, gid) is None

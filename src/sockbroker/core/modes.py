@@ -63,6 +63,25 @@ def parent_mode_fault(mode: int) -> str | None:
     return f'parent mode "{mode:04o}" is not possible; write one of {allowed}'
 
 
+def parent_mode_risk(mode: int, gid: int) -> str | None:
+    """Say what a mode that an app's folder may have lets others do to it; None if nothing.
+
+    A user can hold the lock of any directory that he may list, by a file server of his own that
+    does not answer while the kernel copies the list; nothing can be made in it meanwhile.
+    """
+    if mode & 0o004:
+        who = "everybody"
+    elif mode & 0o040 and gid != 0:
+        who = f"group {gid}"
+    else:
+        return None
+    return (
+        f'parent mode "{mode:04o}" lets {who} list the folder, and who can list it can hold its '
+        f'lock, so that nobody gets a directory in it; write "{mode & ~0o044:04o}" unless they '
+        "have to list it"
+    )
+
+
 _WRONG: Final = (
     (_SETUID, "sets the user id"),
     (0o002, "lets everybody write"),
