@@ -1,7 +1,8 @@
 """The bench: measures the broker as it ships against other programs, in turns.
 
 It prints a table of the goals and one of the promises in time.  Absolute times mean nothing on a
-machine that others use as well, so each goal is a ratio of two things measured in the same round.
+machine that others use as well, so a goal is a ratio of two things measured in the same round; only
+where a figure is no time, some have no reference: the memory of a connection, and wake-ups.
 """
 
 from __future__ import annotations
