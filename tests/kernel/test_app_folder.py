@@ -29,18 +29,6 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def run() -> Iterator[Path]:
-    with own_run.mounted_run() as path:
-        yield path
-
-
-@pytest.fixture
-def base(run: Path) -> Iterator[Base]:
-    with Base.open(str(run)) as base:
-        yield base
-
-
-@pytest.fixture
 def folder(base: Base) -> Iterator[Folder]:
     with base.folder("chat", PARENT, adopt=False) as folder:
         yield folder

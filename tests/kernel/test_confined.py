@@ -4,7 +4,6 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import own_run
@@ -18,12 +17,6 @@ pytestmark = pytest.mark.root
 HERE = Path(__file__).parent
 PROGRAM = HERE / "broken_off.py"
 KEPT = "chown,fowner,fsetid,dac_read_search"
-
-
-@pytest.fixture
-def run() -> Iterator[Path]:
-    with own_run.mounted_run() as path:
-        yield path
 
 
 def confined(capabilities: str, program: list[str], *, umask: int = 0o077) -> str:

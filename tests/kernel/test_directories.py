@@ -6,7 +6,6 @@ test_confined.py runs these once more on a kernel without openat2.
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import own_run
@@ -25,18 +24,6 @@ from sockbroker.kernel.directories import (
 pytestmark = pytest.mark.root
 
 WANTED = Wanted(mode=0o700, gid=None)
-
-
-@pytest.fixture
-def run() -> Iterator[Path]:
-    with own_run.mounted_run() as path:
-        yield path
-
-
-@pytest.fixture
-def base(run: Path) -> Iterator[Base]:
-    with Base.open(str(run)) as base:
-        yield base
 
 
 def make(base: Base, app: str = "chat", parent: Parent = PARENT, *, adopt: bool = False) -> None:

@@ -25,12 +25,6 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
-def run() -> Iterator[Path]:
-    with own_run.mounted_run() as path:
-        yield path
-
-
-@pytest.fixture
 def folder(run: Path) -> Iterator[int]:
     with Owned(os.open(run, os.O_PATH | os.O_DIRECTORY)) as descriptor:
         yield descriptor

@@ -21,18 +21,12 @@ MS_REMOUNT = 32
 STAGED = ".sockbroker-new-chat"
 
 
-@pytest.fixture
-def run() -> Iterator[Path]:
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """The daemon's."""
     before = os.umask(0o077)
-    with own_run.mounted_run() as path:
-        yield path
+    yield
     os.umask(before)
-
-
-@pytest.fixture
-def base(run: Path) -> Iterator[Base]:
-    with Base.open(str(run)) as opened:
-        yield opened
 
 
 def filled(base: Base, directories: list[tuple[int, int]] = UIDS, mode: int = 0o2750) -> list[int]:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,12 +27,6 @@ CALL = re.compile(r"(?:\d+ +)?(\w+)\(")
 
 # What the interpreter does beside the work, and what ends no state that anybody could see.
 HARMLESS = {"read", "write", "lseek", "mmap", "ioctl", "fcntl", "faccessat2", "faccessat", "access"}
-
-
-@pytest.fixture
-def run() -> Iterator[Path]:
-    with own_run.mounted_run() as path:
-        yield path
 
 
 def traced(arguments: list[str], base: Path, work: str) -> int:

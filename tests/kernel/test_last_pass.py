@@ -27,21 +27,18 @@ MODE, GROUP = SHARED.mode, 4321
 SECOND = 10**9
 
 
-@pytest.fixture
-def run() -> Iterator[Path]:
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """The daemon's."""
     before = os.umask(0o077)
-    with own_run.mounted_run() as path:
-        yield path
+    yield
     os.umask(before)
 
 
 @pytest.fixture
-def folder(run: Path) -> Iterator[Folder]:
+def folder(base: Base) -> Iterator[Folder]:
     """With the directory of uid 1000 in it."""
-    with (
-        Base.open(str(run)) as base,
-        base.folder("chat", Parent(mode=0o711, gid=0), adopt=False) as opened,
-    ):
+    with base.folder("chat", Parent(mode=0o711, gid=0), adopt=False) as opened:
         opened.ensure(1000, SHARED, new_gid=0, limit=10)
         yield opened
 

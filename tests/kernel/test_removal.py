@@ -30,14 +30,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture
-def run() -> Iterator[Path]:
-    with own_run.mounted_run() as path:
-        yield path
-
-
-@pytest.fixture
-def folder(run: Path) -> Iterator[Folder]:
-    with Base.open(str(run)) as base, base.folder("chat", PARENT, adopt=False) as folder:
+def folder(base: Base) -> Iterator[Folder]:
+    with base.folder("chat", PARENT, adopt=False) as folder:
         folder.ensure(1000, PRIVATE, new_gid=1000, limit=10)
         yield folder
 

@@ -1,7 +1,6 @@
 """Only a path that root alone decides on is opened."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import own_run
@@ -10,12 +9,6 @@ import pytest
 from sockbroker.kernel.root_path import DirectoryError, open_root_path
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def run() -> Iterator[Path]:
-    with own_run.mounted_run() as path:
-        yield path
 
 
 @pytest.mark.parametrize("path", ["/run", "/run/", "//run//below/", "/"])

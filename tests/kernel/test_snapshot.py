@@ -24,18 +24,6 @@ UID = 1000
 
 
 @pytest.fixture
-def run() -> Iterator[Path]:
-    with own_run.mounted_run() as path:
-        yield path
-
-
-@pytest.fixture
-def base(run: Path) -> Iterator[Base]:
-    with Base.open(str(run)) as base:
-        yield base
-
-
-@pytest.fixture
 def folder(base: Base) -> Iterator[Folder]:
     with base.folder("chat", PARENT, adopt=False) as folder:
         folder.ensure(UID, SHARED, new_gid=UID, limit=10)
