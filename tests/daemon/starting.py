@@ -24,6 +24,7 @@ from typing import Any
 
 import many_starts
 from injecting import ERRORS, MOST_FAILURES, SECONDS_TO_ANSWER, Result, Site, soon
+from leftovers import left_by_another_kill
 from peers import DENIED, Line, Peer
 from running import (
     ALICE,
@@ -40,7 +41,6 @@ from running import (
     mount,
     state,
 )
-from test_kill_points import ACL
 
 OPERATION = "start"
 
@@ -215,21 +215,9 @@ class Starts:
         if self.base.exists():
             shutil.rmtree(self.base)
         self.base.mkdir(mode=0o755)
-        tag = "0123456789abcdef"
         for name in ("systemd", "udev", "dbus"):
             (self.base / name).mkdir()
-        (self.base / ".sockbroker-new-fresh/.sockbroker").mkdir(parents=True, mode=0o700)
-        chat = self.base / "chat"
-        chat.mkdir(mode=0o755)
-        (chat / ".sockbroker").mkdir(mode=0o700)
-        for name in (f".new-{ALICE}-{tag}", f".new-2000-{tag}", f".old-2000-{tag}"):
-            (chat / name).mkdir(mode=0o700)
-        (chat / f".new-2000-{tag}/file").touch()
-        alice = chat / f"{ALICE}"
-        alice.mkdir()
-        os.chown(alice, ALICE, 99)
-        os.setxattr(alice, "system.posix_acl_access", ACL)
-        alice.chmod(0o1777)
+        left_by_another_kill(self.base, staged="fresh")
 
     def ask(self, uid: int, method: str, **parameters: object) -> dict[str, Any]:
         """One call, of root's as an operator."""

@@ -10,13 +10,13 @@ import os
 import re
 import shutil
 import stat
-import struct
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from leftovers import ACL, left_by_another_kill
 from peers import Line, Peer, as_user
 from running import ALICE, CHAT, RUN, Daemon, World, eventually, layout, state, tree
 
@@ -225,18 +225,6 @@ def test_a_creation(world: World) -> None:
     assert {"openat2", "chmod", "chown", "statx", "sendto"} <= set(killed)
 
 
-ACL = struct.pack("<I", 2) + b"".join(
-    struct.pack("<HHI", *entry)
-    for entry in (
-        (0x01, 7, 2**32 - 1),  # the owner
-        (0x02, 7, 1999),  # another user, who may do anything
-        (0x04, 0, 2**32 - 1),  # the group
-        (0x10, 7, 2**32 - 1),  # the mask
-        (0x20, 0, 2**32 - 1),  # others
-    )
-)
-
-
 def spoiled(subject: Subject) -> None:
     """An owner has done what he can to his directory."""
     path = subject.chat / f"{ALICE}"
@@ -358,22 +346,6 @@ def nothing(subject: Subject) -> None:
     """A fresh machine."""
 
 
-def left_by_another_kill(subject: Subject) -> None:
-    """What an earlier run may have left half done, and a directory that its owner spoiled."""
-    tag = "0123456789abcdef"
-    (subject.base / ".sockbroker-new-chat/.sockbroker").mkdir(parents=True, mode=0o700)
-    subject.chat.mkdir(mode=0o755)
-    (subject.chat / ".sockbroker").mkdir(mode=0o700)
-    for name in (f".new-{ALICE}-{tag}", f".new-2000-{tag}", f".old-2000-{tag}"):
-        (subject.chat / name).mkdir(mode=0o700)
-    (subject.chat / f".new-2000-{tag}/file").touch()
-    alice = subject.chat / f"{ALICE}"
-    alice.mkdir()
-    os.chown(alice, ALICE, 99)
-    os.setxattr(alice, "system.posix_acl_access", ACL)
-    alice.chmod(0o1777)
-
-
 def test_a_first_start(world: World) -> None:
     """Whatever a start has made when it is killed is complete, and the next one makes the rest.
 
@@ -393,6 +365,8 @@ def test_a_start_that_mends(world: World) -> None:
     gives what it had not.
     """
     world.write(POLICY)
-    killed = killed_while_starting(world, left_by_another_kill, not_wider)
+    killed = killed_while_starting(
+        world, lambda subject: left_by_another_kill(subject.base), not_wider
+    )
     assert killed["unlinkat"] >= 4
     assert killed["chmod"] >= 3
