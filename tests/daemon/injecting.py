@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peers import Line, Peer, Reply, encoded
+from peers import Line, Peer, Reply, connect_as, encoded
 from running import RUN, Daemon, World
 
 ERRORS = (
@@ -78,18 +78,8 @@ class Subject:
         return self.daemon
 
     def connect(self, uid: int) -> Line:
-        """Connect as a user; the kernel takes down who calls connect(2), as whom it is effective.
-
-        An operator is root on his own socket.
-        """
-        at = b"\0" + self.name.encode() if uid else str(self.base / "sockbroker/operator")
-        os.setresgid(-1, uid, -1)
-        os.setresuid(-1, uid, -1)
-        try:
-            line = Line(at)
-        finally:
-            os.setresuid(-1, 0, -1)
-            os.setresgid(-1, 0, -1)
+        """Connect as a user, or as an operator; see `connect_as`."""
+        line = connect_as(uid, self.name, self.base)
         line.socket.settimeout(SECONDS_TO_ANSWER)
         return line
 

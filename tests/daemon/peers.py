@@ -15,6 +15,7 @@ import struct
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from running import CONTROL, MALLORY, OPERATOR, PATIENCE
@@ -191,6 +192,21 @@ def ask_all(method: str, /, *, at: str | bytes = CONTROL, **parameters: object) 
         while replies[-1].get("continues"):
             replies.append(line.reply())
         return replies
+
+
+def connect_as(uid: int, control_name: str, base: Path) -> Line:
+    """Connect this process as a user to the daemon of a base; as root, to its operator socket.
+
+    The kernel takes down who calls connect(2), as whom it is effective.
+    """
+    at = b"\0" + control_name.encode() if uid else str(base / "sockbroker/operator")
+    os.setresgid(-1, uid, -1)
+    os.setresuid(-1, uid, -1)
+    try:
+        return Line(at)
+    finally:
+        os.setresuid(-1, 0, -1)
+        os.setresgid(-1, 0, -1)
 
 
 def listed(replies: Iterable[Reply]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from typing import Any
 import many_starts
 from injecting import ERRORS, MOST_FAILURES, SECONDS_TO_ANSWER, Result, Site, soon
 from leftovers import left_by_another_kill
-from peers import DENIED, Line, Peer
+from peers import DENIED, Peer, connect_as
 from running import (
     ALICE,
     BOB,
@@ -221,15 +221,7 @@ class Starts:
 
     def ask(self, uid: int, method: str, **parameters: object) -> dict[str, Any]:
         """One call, of root's as an operator."""
-        at = b"\0" + self.name.encode() if uid else str(self.base / "sockbroker/operator")
-        os.setresgid(-1, uid, -1)
-        os.setresuid(-1, uid, -1)
-        try:
-            line = Line(at)
-        finally:
-            os.setresuid(-1, 0, -1)
-            os.setresgid(-1, 0, -1)
-        with line:
+        with connect_as(uid, self.name, self.base) as line:
             line.socket.settimeout(SECONDS_TO_ANSWER)
             return line.call(method, **parameters)
 
