@@ -15,15 +15,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import scenes
+from descriptors import OLDER_KERNEL
+from floods import FLOODS, SECONDS
 from installed import Installed
 from measuring import NotMeasured, Sample
 from peers import Peer, user_asks
 from policies import ONE_APP
 from programs import Programs
 from running import ALICE, OPERATOR, private_world
-from scenes import SECONDS, Scene
+from scenes import Scene
 from serving import BROKER, ONE
-from test_descriptors import OLDER_KERNEL
+from trees import TREES
 
 MICROSECONDS_BETWEEN = 2000
 """Between two questions: nobody is to wait for the one who asks either."""
@@ -93,7 +95,7 @@ def _owner(name: str, what: str, scene: Scene) -> Promise:
 PROMISES: tuple[Promise, ...] = (
     *(
         promise
-        for kind in scenes.FLOODS
+        for kind in FLOODS
         for promise in _flood(
             kind.__name__.replace("_", "-"),
             f"flood: {kind.__name__.replace('_', ' ')}",
@@ -108,7 +110,7 @@ PROMISES: tuple[Promise, ...] = (
     _descriptors("unclosed-older", "files never closed", scenes.unclosed_files, older=True),
     *(
         _owner(make.__name__, f"owner releases a {make.__name__} tree", scenes.tree(make))
-        for make in scenes.TREES
+        for make in TREES
     ),
     _owner("file-server", "a silent file server on a directory", scenes.file_server),
     _owner("changes", "owner changes modes in a loop", scenes.changes),

@@ -12,22 +12,17 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 
-import test_every_flood
-import test_floods
-import test_hostile_trees
+import floods
+from descriptors import Lingering, file_that_is_never_closed, rights
+from floods import SECONDS
 from measuring import NotMeasured
 from peers import REQUEST, Line, Peer, as_mallory, encoded, user_asks
-from running import MALLORY, RUN, World
-from test_descriptors import Lingering, file_that_is_never_closed, rights
+from running import MALLORY, World
+from trees import HIS
 from witness import looping, silent_file_server
-
-SECONDS = test_floods.SECONDS
-"""For which the others ask."""
 
 Finish = Callable[[], None]
 Scene = Callable[[World], Finish]
-
-HIS = RUN / f"demo/{MALLORY}"
 
 
 def _all(peers: list[Peer[object]]) -> Finish:
@@ -68,8 +63,7 @@ def flood(kind: Callable[[], Callable[[], None]]) -> Scene:
 
     def scene(_world: World) -> Finish:
         flooding = [
-            Peer[object](MALLORY, lambda: test_floods.flood(kind))
-            for _ in range(test_floods.FLOODERS)
+            Peer[object](MALLORY, lambda: floods.flood(kind)) for _ in range(floods.FLOODERS)
         ]
         time.sleep(1)  # until it is in full flow
         return _all(flooding)
@@ -79,8 +73,7 @@ def flood(kind: Callable[[], Callable[[], None]]) -> Scene:
 
 def every_flood(_world: World) -> Finish:
     """One process for each way to flood, at once."""
-    acts = test_every_flood.EVERY_WAY
-    return _all([Peer[object](MALLORY, test_every_flood.flooding(act)) for act in acts])
+    return _all([Peer[object](MALLORY, floods.flooding(act)) for act in floods.EVERY_WAY])
 
 
 def many_descriptors(_world: World) -> Finish:
@@ -189,12 +182,3 @@ def changes(_world: World) -> Finish:
             os.chmod(HIS, mode)
 
     return _until_asked(_repeat(change, lambda: _ask("Request")))
-
-
-FLOODS = test_floods.FLOODS
-TREES = [
-    test_hostile_trees.deep,
-    test_hostile_trees.wide,
-    test_hostile_trees.large,
-    test_hostile_trees.branching,
-]

@@ -9,19 +9,16 @@ test: what was taken out of the program to see it fail.
 from __future__ import annotations
 
 import os
-import resource
 import time
-from collections.abc import Callable
 
 import pytest
 from asking import Asking, usual
+from floods import EVERY_WAY, enough, flooding
 from peers import (
     DENIED,
     REQUEST,
     Line,
     Peer,
-    ask,
-    encoded,
     granted,
     in_user_namespace,
     operator_asks,
@@ -35,83 +32,6 @@ pytestmark = pytest.mark.root
 POLICY = "apps: {demo: {allow: {everyone: true}}, nobody: {}}"
 PROMISED, PROMISED_TO_ROOT = 1.0, 0.05
 SLACK = 10
-SECONDS = 4.0
-
-
-def enough() -> None:
-    """As the daemon has it as a service."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (20_000, 20_000))
-
-
-def flooding(act: Callable[[], None]) -> Callable[[], None]:
-    """`act` again and again for some time, whatever comes of it."""
-
-    def flood() -> None:
-        enough()
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            try:
-                act()
-            except (OSError, EOFError):
-                pass
-
-    return flood
-
-
-held: list[Line] = []
-
-
-def connect() -> None:
-    """More connections, which say nothing, or come and go."""
-    held.append(Line())
-    if len(held) > 3000:
-        for line in held:
-            line.socket.close()
-        held.clear()
-
-
-def send_bytes() -> None:
-    """Bytes that are no message, without end."""
-    with Line() as line:
-        while True:
-            line.send(b"x" * 65536)
-
-
-def send_slowly() -> None:
-    """Many messages that never end, a byte at a time."""
-    if len(held) < 500:
-        held.append(Line())
-    for line in held:
-        line.send(b"{" if len(held) % 2 else b" ")
-    time.sleep(0.01)
-
-
-def never_read() -> None:
-    """Long answers that nobody takes."""
-    line = Line()
-    held.append(line)
-    line.socket.setblocking(False)
-    call = encoded("org.varlink.service.GetInterfaceDescription", {"interface": "io.sockbroker"})
-    while True:
-        line.send(call * 50)
-
-
-def request() -> None:
-    """Calls as fast as they go, for what there is and what there is not."""
-    with Line() as line:
-        for _ in range(100):
-            line.send(REQUEST + encoded("Request", {"app": "nobody"}) * 3)
-            for _ in range(4):
-                line.message()
-
-
-def make_and_delete() -> None:
-    """What costs the most to do."""
-    ask("Request", app="demo")
-    ask("Release", app="demo", force=True)
-
-
-EVERY_WAY = [connect, send_bytes, send_slowly, never_read, request, make_and_delete]
 
 
 def test_every_flood_at_once(world: World) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 from injecting import Operation, Result, Subject, soon, table, try_all
+from leftovers import ACL
 from peers import Reply, encoded, granted
 from running import ALICE, BOB, CHAT, World, eventually, layout, state, tree
 from starting import try_starts
-from test_kill_points import ACL
 
 from sockbroker.kernel.change_time import next_tick
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from running import (
     World,
     eventually,
 )
+from trees import HIS, TREES
 from witness import (
     furnish,
     nothing_outside_changes,
@@ -41,7 +41,6 @@ from witness import (
 pytestmark = pytest.mark.root
 
 POLICY = "apps: {demo: {allow: {everyone: true}}}"
-HIS = RUN / f"demo/{MALLORY}"
 
 PROMISED = 0.05
 SLACK = 10
@@ -97,42 +96,7 @@ def test_links_fifos_sockets_and_strange_names(world: World) -> None:
     assert shared.read_text() == "stays"
 
 
-def deep() -> None:
-    """20,000 levels."""
-    os.chdir(HIS)
-    for _ in range(20_000):
-        os.mkdir("d", 0o700)
-        os.chdir("d")
-
-
-def wide() -> None:
-    """300,000 files with long names in one directory."""
-    os.chdir(HIS)
-    for number in range(300_000):
-        os.mknod(f"{number:0100}", stat.S_IFREG | 0o600)
-
-
-def large() -> None:
-    """One file of 200 MiB, and one that only seems to be large."""
-    with (HIS / "large").open("wb") as file:
-        for _ in range(200):
-            file.write(b"x" * (1 << 20))
-    with (HIS / "hollow").open("wb") as file:
-        file.truncate(1 << 40)
-
-
-def branching() -> None:
-    """100,000 directories in directories."""
-    os.chdir(HIS)
-    for a in range(100):
-        os.mkdir(f"{a}")
-        for b in range(30):
-            os.mkdir(f"{a}/{b}")
-            for c in range(30):
-                os.mkdir(f"{a}/{b}/{c}")
-
-
-@pytest.mark.parametrize("make", [deep, wide, large, branching])
+@pytest.mark.parametrize("make", TREES)
 def test_large_trees_delay_nobody(world: World, make: Callable[[], None]) -> None:
     """While one is deleted others are served as ever, root at once, with few descriptors.
 
