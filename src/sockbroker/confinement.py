@@ -13,7 +13,7 @@ rest comes before the first thread and before the first peer, and after the last
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sockbroker.kernel import capabilities, landlock, process_flags, system_call_filter
 from sockbroker.kernel.capabilities import (
@@ -38,8 +38,7 @@ _IN_THE_BASE = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class Layer(NamedTuple):
     """One layer: its name, how it is put on (or OSError), and whether it holds already."""
 
     name: str

@@ -7,7 +7,7 @@ but who has no rule learns nothing from a release that fails.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sockbroker.core.decision import Refused, decide
 from sockbroker.core.service import Answer, Deferred, Failure, Reply
@@ -25,8 +25,7 @@ from sockbroker.session import Session
 from sockbroker.sightings import Sightings
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(NamedTuple):
     """One call, checked."""
 
     session: Session

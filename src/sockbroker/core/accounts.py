@@ -6,8 +6,11 @@ everywhere: a denial of a name that cannot be looked up must not fail open.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Self
+
+_NONE: Final = MappingProxyType[Any, Any]({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,15 +18,13 @@ class Absent:
     """The database answered: there is no such user or group."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unavailable:
+class Unavailable(NamedTuple):
     """The database, or a part of it, did not answer, so nobody can tell."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """An entry of the passwd database; `gid` is the primary group."""
 
     name: str
@@ -31,8 +32,7 @@ class User:
     gid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """An entry of the group database, with the uids of its members where they were asked for."""
 
     name: str
@@ -41,8 +41,7 @@ class Group:
     members: frozenset[int] | Unavailable = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lookups:
+class Lookups(NamedTuple):
     """What has to be looked up before a policy can be resolved."""
 
     users: frozenset[str] = frozenset()
@@ -57,17 +56,16 @@ class Lookups:
     listing: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accounts:
+class Accounts(NamedTuple):
     """The answers, by what was asked. What is missing was not asked, and counts as Unavailable."""
 
-    users: Mapping[str, User | Absent | Unavailable] = field(default_factory=dict)
-    groups: Mapping[str, Group | Absent | Unavailable] = field(default_factory=dict)
-    gids: Mapping[int, Group | Absent | Unavailable] = field(default_factory=dict)
+    users: Mapping[str, User | Absent | Unavailable] = _NONE
+    groups: Mapping[str, Group | Absent | Unavailable] = _NONE
+    gids: Mapping[int, Group | Absent | Unavailable] = _NONE
     # Every passwd entry that came to light: of `Lookups.uids`, of members, and of the listing.
-    entries: Mapping[int, User | Absent | Unavailable] = field(default_factory=dict)
+    entries: Mapping[int, User | Absent | Unavailable] = _NONE
     # Uids by primary group, as far as the database lists its users.
-    primary: Mapping[int, frozenset[int]] | Unavailable = field(default_factory=dict)
+    primary: Mapping[int, frozenset[int]] | Unavailable = _NONE
 
     @classmethod
     def unavailable(cls, wanted: Lookups, reason: str = "no answer in time") -> Self:

@@ -7,7 +7,7 @@ left out.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sockbroker.core.accounts import Unavailable
 from sockbroker.core.names import OVERFLOW_IDS
@@ -19,8 +19,7 @@ from sockbroker.core.spans import Span, Spans, common, count, merged, overlap, w
 _OVERFLOW = merged((number, number) for number in OVERFLOW_IDS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class Access(NamedTuple):
     """What `boot_list` has to know of an app: its rules, and whether they are all of them."""
 
     allow: Rules

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 DEPTH_LIMIT = 16
 """Levels of types within types in one member: messages have no more either."""
@@ -50,8 +50,7 @@ _FITS: dict[str, Callable[[object], bool]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Primitive:
+class Primitive(NamedTuple):
     """A type that is a keyword."""
 
     keyword: str
@@ -60,8 +59,7 @@ class Primitive:
         return None if _FITS[self.keyword](value) else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Enumeration:
+class Enumeration(NamedTuple):
     """One name out of several."""
 
     names: tuple[str, ...]
@@ -104,8 +102,7 @@ class Dictionary:
         return _first_fault(self.of, value.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Struct:
+class Struct(NamedTuple):
     """Named fields, each of its own type."""
 
     fields: Mapping[str, Type]
@@ -156,16 +153,14 @@ def _first_fault(kind: Type, values: Iterable[tuple[object, object]]) -> str | N
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+class Method(NamedTuple):
     """What a call carries, and each of its replies."""
 
     parameters: Struct
     reply: Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(NamedTuple):
     """A definition that was read; `description` is its text, unchanged."""
 
     name: str

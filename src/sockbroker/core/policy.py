@@ -6,7 +6,6 @@ either step, is a `PolicyError`, and it says everything that is wrong in one go.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sockbroker.core.rules import BootList, Rules
@@ -130,8 +129,7 @@ class AppText(NamedTuple):
     adopt: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class Document(NamedTuple):
     """A whole policy that is well-formed and consistent in itself."""
 
     file: str
@@ -140,8 +138,7 @@ class Document:
     apps: Mapping[str, AppText]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class App:
+class App(NamedTuple):
     """What holds for one app."""
 
     name: str
@@ -162,8 +159,7 @@ class App:
     deny_all: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(NamedTuple):
     """What holds on this machine."""
 
     file: str

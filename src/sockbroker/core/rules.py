@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from sockbroker.core.spans import Spans, count, ids, merged
@@ -15,6 +16,8 @@ from sockbroker.core.spans import Spans, count, ids, merged
 # The group of a directory for a uid that has no passwd entry, if the policy names none: nobody's,
 # and so nothing that anyone could rely on.
 NO_GROUP: Final = 65534
+
+_NONE: Final = MappingProxyType[int, int]({})
 
 
 class RangeRule(NamedTuple):
@@ -25,19 +28,18 @@ class RangeRule(NamedTuple):
     line: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class Rules(NamedTuple):
     """The resolved form of one `allow` or `deny`."""
 
     # The line of the word `allow` or `deny`; None where it is not written.
     line: int | None = None
-    users: Mapping[int, int] = field(default_factory=dict)
+    users: Mapping[int, int] = _NONE
     # Ascending and disjoint: see `disjoint`.
     ranges: tuple[RangeRule, ...] = ()
-    groups: Mapping[int, int] = field(default_factory=dict)
+    groups: Mapping[int, int] = _NONE
     # Uids that the database counts to one of the groups. They deny; they never allow a peer, whose
     # groups the kernel attests. (For `allow` they are there only to judge `at_boot`.)
-    members: Mapping[int, int] = field(default_factory=dict)
+    members: Mapping[int, int] = _NONE
     everyone: RangeRule | None = None
 
     def line_for_user(self, uid: int) -> int | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from sockbroker.core.idl import Interface, Struct
-from sockbroker.core.varlink import Call, decode_call
+from sockbroker.core.varlink import NOTHING, Call, decode_call
 
 STANDARD = "org.varlink.service"
 """The interface that every service has; its errors can answer any call."""
@@ -29,30 +29,26 @@ ECHOED = 256
 C = TypeVar("C")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The one reply to a call."""
 
-    parameters: Mapping[str, object] = field(default_factory=dict)
+    parameters: Mapping[str, object] = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """The one reply to a call as `encode_reply` wrote it, for what is answered again and again."""
 
     message: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """The error that a call ends with, by its full name."""
 
     error: str
-    parameters: Mapping[str, object] = field(default_factory=dict)
+    parameters: Mapping[str, object] = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(NamedTuple):
     """The replies to a call with `more`, one at least.
 
     None instead of a reply means: nothing yet, ask again in a later turn. A list has the
@@ -118,8 +114,9 @@ class Prepared(NamedTuple, Generic[C]):
     action: Handler[C] | Failure
 
 
-@dataclass(frozen=True, slots=True)
-class _Method(Generic[C]):
+class _Method(NamedTuple, Generic[C]):
+    """Something that can be called."""
+
     parameters: Struct
     handler: Handler[C] | None
     needs_more: bool

@@ -50,6 +50,8 @@ class Scalar(NamedTuple):
 
 @dataclass(slots=True)
 class _Place:
+    """Where something stands."""
+
     line: int
     column: int
 

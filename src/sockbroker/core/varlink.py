@@ -29,7 +29,7 @@ class ProtocolError(Exception):
     """The peer broke the protocol. The text is short, ASCII and without control characters."""
 
 
-_NOTHING: Mapping[str, object] = MappingProxyType({})
+NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 class Call(namedtuple("Call", "method parameters oneway more upgrade")):
@@ -49,7 +49,7 @@ class Call(namedtuple("Call", "method parameters oneway more upgrade")):
     def __new__(
         cls,
         method: str,
-        parameters: Mapping[str, object] = _NOTHING,
+        parameters: Mapping[str, object] = NOTHING,
         *,
         oneway: bool = False,
         more: bool = False,

@@ -19,7 +19,6 @@ import os
 import re
 import stat
 from collections.abc import Generator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
@@ -74,16 +73,14 @@ class Parent(NamedTuple):
         return pack_owner_and_mode(0, self.gid, stat.S_IFDIR | self.mode)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(NamedTuple):
     """How a runtime directory shall be; without a gid the group is never wrong."""
 
     mode: int
     gid: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """How a runtime directory is.
 
     `obstruction` says why it is none that the broker could have made, else None.  Of what is

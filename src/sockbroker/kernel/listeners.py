@@ -12,7 +12,7 @@ import socket
 import stat
 from _socket import socket as Socket
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sockbroker.kernel.peercred import credentials
 
@@ -41,8 +41,7 @@ class ListenerError(Exception):
     """A socket cannot be set up; the text says what is in the way and what to do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(NamedTuple):
     """Where one listening socket belongs: an abstract name, or a path with its mode."""
 
     name: str | None = None

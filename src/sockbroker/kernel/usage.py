@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from sockbroker.kernel.entries import Owned, look_at, open_entry, open_list
@@ -26,8 +25,7 @@ MOST_SOCKETS: Final = 256
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tables:
+class Tables(NamedTuple):
     """The kernel's tables at one moment."""
 
     bound: frozenset[BoundFile]
