@@ -19,6 +19,8 @@ from test_usage import Arrange, bound, filled, holding, shared
 from private_world import ALICE, MALLORY, in_private_world, mount_tmpfs
 from sockbroker.kernel import survey, usage
 from sockbroker.kernel.app_folder import Folder
+from sockbroker.kernel.change_time import change_time, next_tick
+from sockbroker.kernel.last_pass import LastPass
 from sockbroker.kernel.survey import Sight, Survey
 from sockbroker.kernel.syscalls import TMPFS_MAGIC, file_system_type
 from sockbroker.kernel.usage import UNKNOWN, UNUSED, Tables, read_tables, usage_of
@@ -34,13 +36,20 @@ def chat() -> Folder:
     return Folder(descriptor, "/run/chat", "chat")
 
 
-def arranged(arrange: Arrange, act: Callable[[], object]) -> object:
-    """Arrange something in a runtime directory of alice's, and do something in that world."""
+def arranged(arrange: Arrange, act: Callable[[], object], *, passed: bool = False) -> object:
+    """Arrange something in a runtime directory of alice's, and do something in that world.
+
+    With `passed` a pass over the folder has seen it to be right before.
+    """
 
     def world() -> object:
         Path("/run/chat/.sockbroker").mkdir(parents=True, mode=0o700)
         DIRECTORY.mkdir(mode=0o700)
         os.chown(DIRECTORY, ALICE, ALICE)
+        if passed:
+            next_tick()
+            with chat() as folder:
+                LastPass(folder.fileno()).remember(change_time())
         kept = arrange(DIRECTORY)
         done = act()
         del kept
@@ -159,15 +168,37 @@ ARRANGEMENTS: list[Arrange] = [
 ]
 
 
+@pytest.mark.parametrize("passed", [False, True])
 @pytest.mark.parametrize("arrange", ARRANGEMENTS)
-def test_it_tells_what_the_thorough_looks_tell(arrange: Arrange) -> None:
+def test_it_tells_what_the_thorough_looks_tell(arrange: Arrange, passed: bool) -> None:
     """Seen to fail for a mount, an owner, an ACL or a kind that the quick look takes for usual.
 
     That is, without the line that tells it: of MOUNT_ROOT, of the owner, of S_ISDIR, of either name
-    of an ACL, of the list of attributes that does not fit.
+    of an ACL, of the list of attributes that does not fit, of a change since the last pass.
     """
-    quick, thorough = arranged(arrange, both)  # type: ignore[misc]
+    quick, thorough = arranged(arrange, both, passed=passed)  # type: ignore[misc]
     assert quick == thorough
+
+
+def test_what_has_not_changed_since_the_last_pass_is_not_opened_at_all() -> None:
+    """Seen to fail without the look by name."""
+
+    def world() -> Sight | None:
+        with chat() as folder:
+            tables = read_tables()
+            next_tick()
+            LastPass(folder.fileno()).remember(change_time())
+            really, survey.os.open = survey.os.open, refuse  # type: ignore[assignment]
+            try:
+                return Survey(folder, tables).look(ALICE)
+            finally:
+                survey.os.open = really
+
+    def refuse(*_: object, **__: object) -> int:
+        raise AssertionError
+
+    unused = Sight(0o700, ALICE, False, None, UNUSED)
+    assert arranged(test_usage.nothing, world) == unused
 
 
 class _Opened(NamedTuple):
@@ -232,8 +263,8 @@ def test_a_folder_in_which_entries_do_not_show_tells_nothing() -> None:
     def world() -> _Opened:
         with chat() as folder:
             raw = survey.raw_statx(b"", folder.fileno(), survey.BY_DESCRIPTOR)
-            size = survey._STATX.unpack_from(raw)
-        really, survey._EMPTY = survey._EMPTY, size[4]  # type: ignore[misc]
+            size = survey.glance_at(raw).size
+        really, survey._EMPTY = survey._EMPTY, size  # type: ignore[misc]
         try:
             return counting()
         finally:

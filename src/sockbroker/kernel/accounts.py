@@ -223,7 +223,7 @@ class _Search:
         for uid in wanted.uids:
             entries[uid] = self._uids.answers.get(uid, _LATE)
         primary: dict[int, set[int]] = {}
-        for user in listed.values():
+        for user in listed.values() if wanted.listing else ():
             primary.setdefault(user.gid, set()).add(user.uid)
         complete = self._listing_complete or not wanted.listing
         return Accounts(

@@ -48,7 +48,7 @@ class LastPass:
         seen = self._glance(b"%d" % uid)
         if not seen:
             return False
-        attributes, owner, group, its_mode, known, seconds, nanoseconds = seen
+        attributes, owner, group, its_mode, _size, known, seconds, nanoseconds = seen
         return (
             owner == uid
             and its_mode == stat.S_IFDIR | mode
@@ -57,6 +57,10 @@ class LastPass:
             and attributes & STATX_ATTR_MOUNT_ROOT == 0
             and seconds * _SECOND + nanoseconds < self._moment
         )
+
+    def rules_out_acls(self, seconds: int, nanoseconds: int) -> bool:
+        """Whether a directory that was last changed then, by its ctime, is sure to have no ACL."""
+        return seconds * _SECOND + nanoseconds < self._moment
 
     def remember(self, moment: int) -> None:
         """Note that no directory which has not changed since `moment` has an ACL.

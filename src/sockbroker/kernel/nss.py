@@ -32,8 +32,6 @@ _NO_ERRNO: Final = errno.EIO
 _CONDITION: Final = re.compile(r"\[[^]]*\]")
 _MERGE: Final = re.compile(r"\[[^]]*=\s*merge\b", re.IGNORECASE)
 
-_END: Final = Unavailable(os.strerror(errno.ENOENT))  # what getpwent_r(3) says after the last one
-
 T = TypeVar("T")
 
 
@@ -126,13 +124,22 @@ class Nss:
 
         Returns False for one that can: the list broke off.
         """
+        entry, result, size = _Passwd(), ctypes.c_void_p(), _FIRST_BUFFER
+        buffer = ctypes.create_string_buffer(size)
         self._libc.setpwent()
         try:
-            while True:
-                answer = self._ask("getpwent_r", None, _Passwd, _user)
-                if not isinstance(answer, User):
-                    return answer == _END
-                yield answer
+            while True:  # with as little as can be for each: there may be many
+                ctypes.set_errno(_NO_ERRNO)
+                number = self._libc.getpwent_r(
+                    ctypes.byref(entry), buffer, ctypes.c_size_t(size), ctypes.byref(result)
+                )
+                if number == 0 and result:
+                    yield _user(entry)
+                elif number == errno.ERANGE and size < _LARGEST_ENTRY:
+                    size *= 4
+                    buffer = ctypes.create_string_buffer(size)
+                elif number != errno.EINTR:
+                    return bool(number == errno.ENOENT)  # what it says after the last one
         finally:
             self._libc.endpwent()
 
@@ -163,16 +170,10 @@ class Nss:
         size = _FIRST_BUFFER
         while True:
             buffer = ctypes.create_string_buffer(size)
-            arguments = [
-                ctypes.byref(entry),
-                buffer,
-                ctypes.c_size_t(size),
-                ctypes.byref(result),
-            ]
-            if key is not None:
-                arguments.insert(0, key)
             ctypes.set_errno(_NO_ERRNO)
-            number = getattr(self._libc, function)(*arguments)
+            number = getattr(self._libc, function)(
+                key, ctypes.byref(entry), buffer, ctypes.c_size_t(size), ctypes.byref(result)
+            )
             if number == errno.ERANGE and size < _LARGEST_ENTRY:
                 size *= 4
             elif number != errno.EINTR:

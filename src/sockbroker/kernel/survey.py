@@ -1,36 +1,32 @@
 """How the runtime directories of a folder are and whether they are used, in as few calls as can be.
 
 Tells of each what `Folder.look` and `usage_of` tell, and asks these wherever something is unusual.
-The usual directory is looked at by one descriptor.  It is opened by name with O_PATH, which waits
-for nobody; its first look, which asks no file server either, says whether something is mounted on
-it, and then nothing more is asked.
+The usual directory is empty and has not changed since the last pass over the folder: one look at
+its name says so.  Any other is looked at by one descriptor.  It is opened by name with O_PATH,
+which waits for nobody; its first look, which asks no file server either, says whether something is
+mounted on it, and then nothing more is asked.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import struct
 from typing import Final, NamedTuple
 
 from sockbroker.kernel.app_folder import NOBODY, Entry, Folder
-from sockbroker.kernel.entries import BY_DESCRIPTOR, has_acl
+from sockbroker.kernel.entries import BY_DESCRIPTOR, BY_NAME, has_acl
+from sockbroker.kernel.last_pass import LastPass
 from sockbroker.kernel.syscalls import (
     STATX_ATTR_MOUNT_ROOT,
     TMPFS_MAGIC,
     file_system_type,
+    glance_at,
+    glancer,
     raw_statx,
 )
 from sockbroker.kernel.usage import UNKNOWN, UNUSED, Tables, Usage, look_into, usage_of
 
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-# struct statx, include/uapi/linux/stat.h: attributes, uid, gid, mode, size, and which attributes
-# are known.
-_STATX: Final = struct.Struct("=8x Q 4x 2I H 10x Q 8x Q")
-
-_unpack: Final = _STATX.unpack_from
-_KIND: Final = 0o170000  # S_IFMT
-
 _EMPTY: Final = 40
 """Bytes of a directory of tmpfs without entries; each adds 20 (BOGO_DIRENT_SIZE, mm/shmem.c)."""
 
@@ -65,12 +61,25 @@ class Survey:
         self._folder = folder
         self._descriptor = folder.fileno()
         self._tables = tables
+        self._glance = glancer(self._descriptor, BY_NAME)
+        self._rules_out_acls = LastPass(self._descriptor).rules_out_acls
         # What size says that nobody uses it; None where none does.
         told = tables is not None and _shows_emptiness(self._descriptor)
         self._empty = _EMPTY if told else None
 
     def look(self, uid: int) -> Sight | None:
         """Tell how the directory of `uid` is; None if nothing has its name."""
+        seen = self._glance(b"%d" % uid)
+        if seen:
+            attributes, owner, gid, mode, size, known, *changed = seen
+            if (
+                size == self._empty
+                and known & ~attributes & STATX_ATTR_MOUNT_ROOT
+                and owner == uid
+                and stat.S_ISDIR(mode)
+                and self._rules_out_acls(*changed)
+            ):
+                return Sight(stat.S_IMODE(mode), gid, False, None, UNUSED)
         try:
             descriptor = os.open(str(uid), _LOOK, dir_fd=self._descriptor)
         except FileNotFoundError:
@@ -80,11 +89,12 @@ class Survey:
         try:
             raw = raw_statx(b"", descriptor, BY_DESCRIPTOR)
             if raw:
-                attributes, owner, gid, mode, size, known = _unpack(raw)
-                mountless = known & ~attributes & STATX_ATTR_MOUNT_ROOT
-                if mountless and owner == uid and mode & _KIND == stat.S_IFDIR:
-                    usage = UNUSED if size == self._empty else self._usage(descriptor, uid)
-                    return Sight(mode & 0o7777, gid, has_acl(descriptor), None, usage)
+                found = glance_at(raw)
+                mountless = found.known_attributes & ~found.attributes & STATX_ATTR_MOUNT_ROOT
+                if mountless and found.uid == uid and stat.S_ISDIR(found.mode):
+                    usage = UNUSED if found.size == self._empty else self._usage(descriptor, uid)
+                    mode = stat.S_IMODE(found.mode)
+                    return Sight(mode, found.gid, has_acl(descriptor), None, usage)
         finally:
             os.close(descriptor)
         return self._look_closely(uid)
@@ -112,5 +122,5 @@ def _shows_emptiness(folder: int) -> bool:
     that an entry shows in the size.
     """
     raw = raw_statx(b"", folder, BY_DESCRIPTOR)
-    shows = bool(raw) and _STATX.unpack_from(raw)[4] > _EMPTY
+    shows = bool(raw) and glance_at(raw).size > _EMPTY
     return shows and file_system_type(folder) == TMPFS_MAGIC
