@@ -36,26 +36,33 @@ def chat() -> Folder:
     return Folder(descriptor, "/run/chat", "chat")
 
 
-def arranged(arrange: Arrange, act: Callable[[], object], *, passed: bool = False) -> object:
+def arranged(arrange: Arrange, act: Callable[[], object], *, passed: str = "never") -> object:
     """Arrange something in a runtime directory of alice's, and do something in that world.
 
-    With `passed` a pass over the folder has seen it to be right before.
+    `passed` says whether a pass has gone over the folder, before it was so or since.
     """
 
     def world() -> object:
         Path("/run/chat/.sockbroker").mkdir(parents=True, mode=0o700)
         DIRECTORY.mkdir(mode=0o700)
         os.chown(DIRECTORY, ALICE, ALICE)
-        if passed:
-            next_tick()
-            with chat() as folder:
-                LastPass(folder.fileno()).remember(change_time())
+        if passed == "before":
+            remember_a_pass()
         kept = arrange(DIRECTORY)
+        if passed == "since":
+            remember_a_pass()
         done = act()
         del kept
         return done
 
     return in_private_world(world)
+
+
+def remember_a_pass() -> None:
+    """Note that no directory of the folder has an ACL."""
+    next_tick()
+    with chat() as folder:
+        LastPass(folder.fileno()).remember(change_time())
 
 
 def surveyed() -> Sight | None:
@@ -138,7 +145,8 @@ def replaced(make: Callable[[Path], object]) -> Arrange:
     return arrange
 
 
-ARRANGEMENTS: list[Arrange] = [
+ACLS: list[Arrange] = [with_acl(ACCESS_ACL), with_acl(DEFAULT_ACL), many_attributes]
+OTHERS: list[Arrange] = [
     test_usage.nothing,
     test_usage.listener,
     test_usage.dead,
@@ -152,9 +160,6 @@ ARRANGEMENTS: list[Arrange] = [
     holding(shared, mode=0o604),
     filled(1),
     filled(usage.MOST_ENTRIES + 1),
-    with_acl(ACCESS_ACL),
-    with_acl(DEFAULT_ACL),
-    many_attributes,
     another_attribute,
     another_mode,
     somebody_elses,
@@ -162,15 +167,19 @@ ARRANGEMENTS: list[Arrange] = [
     tmpfs_mounted,
     away,
     replaced(Path.touch),
+    replaced(lambda path: path.write_bytes(bytes(survey._EMPTY))),
     replaced(os.mkfifo),
     replaced(lambda path: path.symlink_to("/run")),
     replaced(bound),
 ]
 
 
-@pytest.mark.parametrize("passed", [False, True])
-@pytest.mark.parametrize("arrange", ARRANGEMENTS)
-def test_it_tells_what_the_thorough_looks_tell(arrange: Arrange, passed: bool) -> None:
+@pytest.mark.parametrize(
+    ("arrange", "passed"),
+    [(each, passed) for each in [*OTHERS, *ACLS] for passed in ("never", "before")]
+    + [(each, "since") for each in OTHERS],
+)
+def test_it_tells_what_the_thorough_looks_tell(arrange: Arrange, passed: str) -> None:
     """Seen to fail for a mount, an owner, an ACL or a kind that the quick look takes for usual.
 
     That is, without the line that tells it: of MOUNT_ROOT, of the owner, of S_ISDIR, of either name
@@ -186,8 +195,6 @@ def test_what_has_not_changed_since_the_last_pass_is_not_opened_at_all() -> None
     def world() -> Sight | None:
         with chat() as folder:
             tables = read_tables()
-            next_tick()
-            LastPass(folder.fileno()).remember(change_time())
             really, survey.os.open = survey.os.open, refuse  # type: ignore[assignment]
             try:
                 return Survey(folder, tables).look(ALICE)
@@ -198,7 +205,7 @@ def test_what_has_not_changed_since_the_last_pass_is_not_opened_at_all() -> None
         raise AssertionError
 
     unused = Sight(0o700, ALICE, False, None, UNUSED)
-    assert arranged(test_usage.nothing, world) == unused
+    assert arranged(test_usage.nothing, world, passed="since") == unused
 
 
 class _Opened(NamedTuple):
