@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from sockbroker.accepting import Listening
 from sockbroker.closing import Closer
 from sockbroker.interfaces import service
 from sockbroker.kernel.loop import Loop
 from sockbroker.kernel.worker import Worker
 from sockbroker.server import Server
-from sockbroker.session import Listening
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def test_what_is_closed_is_watched_no_longer(closing: bool) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         connected = Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, ours.detach())
-        server._welcome(connected, Listening(operator=False, refuses=True, caught_up=True))
+        server._welcome(connected, Listening(theirs, operator=False, refuses=True, caught_up=True))
         server.between()
         assert len(watched(loop)) == len(before) + 1
         with child() if closing else nullcontext():

@@ -12,22 +12,35 @@ import socket
 import time
 from _socket import socket as Socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from sockbroker.closing import Closer
 from sockbroker.kernel.listeners import accept, refuse_descriptors
 from sockbroker.kernel.loop import READABLE, Loop
-from sockbroker.session import Listening
 
 SECONDS_OF_ACCEPTING = 0.004
 """At once, before those are served who are in."""
 
-TAKEN_ALONE = 16
+TAKEN_SINGLY = 16
 """Where a queue held one peer only, so many more are taken one by one: to see that it is empty
 costs as much as a call.  A crowd is met half a millisecond later."""
 
 SECONDS_WITHOUT_DESCRIPTORS = 0.1
 """Pause of accepting when the system has no descriptor left and no idle peer could be dropped."""
+
+
+@dataclass(slots=True, eq=False)
+class Listening:
+    """What is known of a listening socket, which stays its owner's to close."""
+
+    socket: socket.socket
+    operator: bool
+    refuses: bool  # descriptors, at the sender
+    caught_up: bool = False  # all have been accepted who connected before it refused them
+    singly: int = 0  # so many of the next are taken without a look at who else is there
+    resting: bool = False  # for want of descriptors
+
 
 Welcome = Callable[[Socket, Listening], None]
 
@@ -43,75 +56,75 @@ class Acceptor:
         self._closer = closer
         self._welcome = welcome
         self._make_room = make_room
-        self._listeners: dict[socket.socket, Listening] = {}
+        self._listeners: list[Listening] = []
         self._spare = _spare_descriptor()
 
     def listen(self, listener: socket.socket, *, operator: bool) -> None:
         """Accept from a listening socket, which stays the caller's to close; it must not block."""
-        listening = Listening(operator, refuse_descriptors(listener))
-        self._listeners[listener] = listening
-        self._loop.watch(listener.fileno(), partial(self._accept, listener, listening))
+        listening = Listening(listener, operator, refuse_descriptors(listener))
+        self._listeners.append(listening)
+        self._loop.watch(listener.fileno(), partial(self._accept, listening))
 
     def stop(self) -> None:
-        for listener in self._listeners:
-            self._loop.unwatch(listener.fileno())
+        for listening in self._listeners:
+            self._loop.unwatch(listening.socket.fileno())
         self._listeners.clear()
 
     def accept_all(self) -> None:
         """Look at every queue: where much else happens, the loop may not have come to it."""
-        for listener, listening in list(self._listeners.items()):
-            listening.alone = 0
-            self._accept(listener, listening)
+        for listening in self._listeners.copy():
+            listening.singly = 0
+            self._accept(listening)
 
     def close(self) -> None:
         if self._spare >= 0:
             os.close(self._spare)
 
-    def _go_on(self, listener: socket.socket, listening: Listening) -> None:
-        if listener in self._listeners:
+    def _go_on(self, listening: Listening) -> None:
+        if listening in self._listeners:
             listening.resting = False
-            self._loop.change(listener.fileno(), READABLE)
+            self._loop.change(listening.socket.fileno(), READABLE)
 
-    def _accept(self, listener: socket.socket, listening: Listening, _events: int = 0) -> None:
-        if listening.resting or listener not in self._listeners:
+    def _accept(self, listening: Listening, _events: int = 0) -> None:
+        # It may have stopped by an earlier event of the same look at the kernel.
+        if listening.resting or listening not in self._listeners:
             return
-        alone = listening.alone
+        singly = listening.singly
         taken = 0
-        end = 0.0 if alone else time.monotonic() + SECONDS_OF_ACCEPTING
+        end = 0.0 if singly else time.monotonic() + SECONDS_OF_ACCEPTING
         while taken == 0 or time.monotonic() < end:
             taken += 1
             try:
-                connected = accept(listener)
+                connected = accept(listening.socket)
             except BlockingIOError:
                 listening.caught_up = True
-                listening.alone = TAKEN_ALONE if taken <= 2 else 0
+                listening.singly = TAKEN_SINGLY if taken <= 2 else 0
                 return
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:
-                    self._without_descriptors(listener, listening)
+                    self._without_descriptors(listening)
                     return
                 continue  # accept(2): an error of that one connection
             if not listening.caught_up and listening.refuses:
                 refuse_descriptors(connected)
             self._welcome(connected, listening)
-            if alone:
-                listening.alone = alone - 1
+            if singly:
+                listening.singly = singly - 1
                 return
 
-    def _without_descriptors(self, listener: socket.socket, listening: Listening) -> None:
+    def _without_descriptors(self, listening: Listening) -> None:
         """Make room, or turn the peer away, or wait."""
         if self._make_room():
             return
         if self._spare >= 0:
             os.close(self._spare)
         try:
-            self._closer.close(accept(listener))
+            self._closer.close(accept(listening.socket))
         except OSError:
             listening.resting = True
-            self._loop.change(listener.fileno(), 0)  # which, unlike a new watch, cannot fail
-            self._loop.call_later(
-                SECONDS_WITHOUT_DESCRIPTORS, lambda: self._go_on(listener, listening)
-            )
+            # Which, unlike a new watch, cannot fail.
+            self._loop.change(listening.socket.fileno(), 0)
+            self._loop.call_later(SECONDS_WITHOUT_DESCRIPTORS, lambda: self._go_on(listening))
         self._spare = _spare_descriptor()
 
 

@@ -24,8 +24,9 @@ from sockbroker.record import Record
 from sockbroker.session import Session
 
 REMEMBERED = 1024
-"""Grants that are remembered, each about a kilobyte: who comes again has only his directory looked
-at.  A refusal is not, or those who are refused would push out those who are not."""
+"""Grants that are remembered, each a kilobyte, or five with many groups: who comes again has only
+his directory looked at.  A uid has one for each app, whatever groups he takes; and a refusal is not
+remembered, or those who are refused would push out those who are not."""
 
 MOST_GROUPS_REMEMBERED = 64
 """Of a grant; a user can give himself a thousand, in ever new sets."""
@@ -46,7 +47,7 @@ class Broker:
         self._record = record
         self._asking = 0
         self._policy = generation.policy
-        self._grants: dict[tuple[object, int, int, frozenset[int] | None], Grant] = {}
+        self._grants: dict[tuple[object, int], Grant] = {}
 
     def handlers(self) -> Handlers:
         """Return the methods that this answers."""
@@ -60,9 +61,9 @@ class Broker:
             self._grants.clear()
         app, asked = parameters["app"], parameters.get("uid")
         uid, gid, pid, groups = peer
-        if asked is None and pid > 0:  # as usual; of another pid each decision has to make sure
-            grant = self._grants.get((app, uid, gid, groups))
-            if grant is not None:
+        if asked is None and pid > 0:  # as usual; whom the kernel shows no pid of is refused
+            grant = self._grants.get((app, uid))
+            if grant is not None and grant.gid == gid and grant.groups == groups:
                 if grant.seen is not None:
                     snapshot, existing = grant.seen
                     if snapshot.holds():
@@ -104,8 +105,8 @@ class Broker:
         decision = decide(self._generation.policy, app, peer)
         if isinstance(decision, Refused):
             return self._record.deny(app, caller, decision, uid=peer.uid)
-        grant = Grant(decision, f"{self._folders.base.path}/{app}/{peer.uid}")
-        self._remember(app, peer, grant)
+        grant = Grant(decision, peer, f"{self._folders.base.path}/{app}/{peer.uid}")
+        self._remember(app, peer.uid, grant)
         return self._use(grant, peer, caller)
 
     def _use(self, grant: Grant, peer: Peer, caller: Peer) -> Answer:
@@ -131,21 +132,23 @@ class Broker:
             grant.seen = snapshot, Encoded(encode_reply(parameters))
         return Reply(parameters)
 
-    def _remember(self, app: str, peer: Peer, grant: Grant) -> None:
-        if peer.groups is None or len(peer.groups) > MOST_GROUPS_REMEMBERED:
+    def _remember(self, app: str, uid: int, grant: Grant) -> None:
+        if grant.groups is None or len(grant.groups) > MOST_GROUPS_REMEMBERED:
             return
         if len(self._grants) >= REMEMBERED:
             del self._grants[next(iter(self._grants))]  # the oldest
-        self._grants[(app, peer.uid, peer.gid, peer.groups)] = grant
+        self._grants[app, uid] = grant
 
 
 class Grant:
     """What a policy lets a uid with certain groups have of an app."""
 
-    __slots__ = ("app", "path", "rule", "seen", "used", "wanted")
+    __slots__ = ("app", "gid", "groups", "path", "rule", "seen", "used", "wanted")
 
-    def __init__(self, decision: Allowed, path: str) -> None:
+    def __init__(self, decision: Allowed, peer: Peer, path: str) -> None:
         self.app, self.rule = decision
+        self.gid = peer.gid
+        self.groups = peer.groups
         self.wanted = Wanted(mode=self.app.mode, gid=self.app.gid)
         self.path = path
         self.used = False

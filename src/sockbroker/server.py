@@ -15,7 +15,7 @@ from _socket import socket as Socket
 from collections.abc import Callable
 from functools import partial
 
-from sockbroker.accepting import Acceptor
+from sockbroker.accepting import Acceptor, Listening
 from sockbroker.closing import RECEIVED_AT_ONCE, Closer, DescriptorsSent, receive
 from sockbroker.core.conversation import converse
 from sockbroker.core.peer import Peer
@@ -23,7 +23,7 @@ from sockbroker.core.service import Service
 from sockbroker.core.varlink import ProtocolError
 from sockbroker.kernel.loop import ENDED, READABLE, WRITABLE, Loop
 from sockbroker.kernel.peercred import peer_of
-from sockbroker.session import Connection, Listening, Session
+from sockbroker.session import Connection, Session
 from sockbroker.shares import Shares
 
 SECONDS_A_ROUND = 0.002
@@ -92,7 +92,7 @@ class Server:
         connection = Connection(connected, peer, operator=operator, clean=clean)
         self._shares.enter(connection)
         self.accepted += 1
-        if listening.alone and not self._shares.turns:
+        if listening.singly and not self._shares.turns:
             self._begin(connection)
         else:
             self._shares.queue(connection)
@@ -115,7 +115,7 @@ class Server:
             if connection.queued:  # it sends faster than its turns come
                 self._pause(connection)
             elif self._receive(connection):
-                if self._loop.alone and not self._shares.turns:
+                if self._loop.found_one and not self._shares.turns:
                     self._serve(connection)
                 elif self._weigh(connection):
                     self._shares.queue(connection)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from _socket import socket as Socket
-from dataclasses import dataclass
 
 from sockbroker.core.conversation import Conversation
 from sockbroker.core.peer import Peer
@@ -20,17 +19,6 @@ class Session:
     def __init__(self, peer: Peer, operator: bool) -> None:
         self.peer = peer
         self.operator = operator
-
-
-@dataclass(slots=True)
-class Listening:
-    """What the server knows of a listening socket."""
-
-    operator: bool
-    refuses: bool  # descriptors, at the sender
-    caught_up: bool = False  # all have been accepted who connected before it refused them
-    alone: int = 0  # so many of the next are taken without a look at who else is there
-    resting: bool = False  # for want of descriptors
 
 
 class Connection(Session):

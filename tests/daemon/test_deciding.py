@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from peers import (
@@ -187,6 +188,29 @@ def test_deny_beats_allow(world: World) -> None:
     many = [*range(10_000, 10_299), GUESTS]
     assert not allowed(as_user(ALICE, lambda: ask("Request", app="guarded"), groups=many))
     assert not (RUN / f"shared/{ALICE}").exists()
+
+
+@pytest.mark.parametrize(
+    ("app", "granted_with", "refused_with"),
+    [
+        ("shared", {"groups": [CHAT]}, {"groups": []}),
+        ("shared", {"gid": CHAT}, {"gid": BOB}),
+        ("guarded", {"groups": []}, {"groups": [GUESTS]}),
+        ("guarded", {"gid": BOB}, {"gid": GUESTS}),
+    ],
+)
+def test_what_was_granted_is_decided_anew_for_other_groups(
+    world: World, app: str, granted_with: dict[str, Any], refused_with: dict[str, Any]
+) -> None:
+    """A decision is remembered for a uid with these groups, and for no others of the same uid.
+
+    Seen to fail without the comparison of the group, and without that of the groups.
+    """
+    world.start(POLICY)
+    for _ in range(2):
+        for _ in range(3):
+            assert allowed(as_user(BOB, lambda: ask("Request", app=app), **granted_with))
+        assert not allowed(as_user(BOB, lambda: ask("Request", app=app), **refused_with))
 
 
 def test_dropped_groups_still_deny(world: World) -> None:

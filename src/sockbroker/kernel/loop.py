@@ -54,7 +54,7 @@ class Loop:
         self._running = True
         self.looked = 0.0
         """When the last look at the kernel began: what had come by then has been seen."""
-        self.alone = False
+        self.found_one = False
         """Whether that look found one descriptor only."""
         self.watch(self._wake_read.fileno(), self._woken)
 
@@ -140,7 +140,7 @@ class Loop:
                 found = poll(self._patience(wanted), EVENTS_A_TURN)
             else:
                 found = poll(None, EVENTS_A_TURN)
-            self.alone = len(found) == 1
+            self.found_one = len(found) == 1
             # Looked up before any of them runs: a callback may close a descriptor, and the next
             # one get its number.  None: forgotten, but a child that is about to close it has it.
             ready = []
