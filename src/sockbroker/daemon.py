@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from io import FileIO
 
+import sockbroker.libraries  # noqa: F401  # before all others: see there
 from sockbroker import __version__
 from sockbroker.broker import Broker
 from sockbroker.closing import Closer

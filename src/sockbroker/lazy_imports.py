@@ -1,8 +1,5 @@
 """Keeps a library from importing what it uses only in functions that are never called here.
 
-structlog imports asyncio for its asynchronous methods: a third of the daemon's start and 6 MiB of
-its memory, and nothing in the daemon is asynchronous.
-
 importlib.util.LazyLoader does not do here: its module is loaded when anybody asks for any of its
 attributes, and the import statement itself asks one that is in sys.modules for its `__spec__`.
 """

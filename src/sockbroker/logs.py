@@ -23,11 +23,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from sockbroker.core.escaping import escape
-from sockbroker.lazy_imports import lazily
-from sockbroker.rate_limit import RateLimit as RateLimit  # `record` takes it from here
-
-with lazily("asyncio", "uuid"):
-    import structlog
+from sockbroker.libraries import structlog
 
 Event = MutableMapping[str, Any]
 Logger = Any

@@ -12,7 +12,8 @@ from sockbroker.core.peer import Peer
 from sockbroker.core.service import Failure
 from sockbroker.failures import denied, from_fault
 from sockbroker.kernel.obstacles import NoSuchDirectory
-from sockbroker.logs import Logger, RateLimit
+from sockbroker.logs import Logger
+from sockbroker.rate_limit import RateLimit
 
 MOST_OF_A_REASON = 200
 """Characters of what a peer got wrong, as far as it is logged."""
