@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sockbroker.core.spans import Spans, common, count, ids, merged, overlap, without
+from sockbroker.core.spans import Spans, common, count, ids, merged, of_ids, overlap, without
 
 SPAN = st.tuples(st.integers(0, 40), st.integers(0, 8)).map(lambda pair: (pair[0], sum(pair)))
 LISTS = st.lists(SPAN, max_size=8)
@@ -21,6 +21,12 @@ def test_merged_is_the_union_in_its_shortest_form(spans: list[tuple[int, int]]) 
     result = merged(spans)
     assert as_set(result) == as_set(tuple(spans))
     assert all(one[1] + 1 < other[0] for one, other in pairwise(result))
+
+
+@given(st.sets(st.integers(0, 20)))
+def test_of_ids_is_the_union_of_single_ones(numbers: set[int]) -> None:
+    """In the shortest form, and nothing for none."""
+    assert of_ids(numbers) == merged((n, n) for n in numbers)
 
 
 @given(LISTS, LISTS)

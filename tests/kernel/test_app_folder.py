@@ -314,7 +314,7 @@ def _assert_mounted(folder: Folder) -> None:
             act()
     assert list(folder.uids()) == [1000]
     assert folder.count() == 1
-    assert folder.removed() == []
+    assert folder.sweep() == []
 
 
 def test_mount_after_the_look(folder: Folder, run: Path) -> None:
@@ -346,7 +346,7 @@ def test_moved_aside_and_back(folder: Folder, run: Path) -> None:
     before = (run / "chat/1000").stat()
     aside = folder.move_aside(1000)
     assert folder.look(1000) is None
-    assert folder.removed() == [aside]
+    assert folder.sweep() == [aside]
     assert aside.split("-")[:2] == [".old", "1000"]
     folder.put_back(aside, 1000)
     assert (run / "chat/1000").stat().st_ino == before.st_ino

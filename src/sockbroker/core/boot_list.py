@@ -14,7 +14,7 @@ from sockbroker.core.names import OVERFLOW_IDS
 from sockbroker.core.policy import AppText, Position
 from sockbroker.core.registry import Consequence, Registry
 from sockbroker.core.rules import BootList, Rules
-from sockbroker.core.spans import Span, Spans, common, count, merged, overlap, without
+from sockbroker.core.spans import Span, Spans, common, count, merged, of_ids, overlap, without
 
 _OVERFLOW = merged((number, number) for number in OVERFLOW_IDS)
 
@@ -34,9 +34,15 @@ def boot_list(app: AppText, access: Access, registry: Registry) -> BootList:
     """Resolve `at_boot`, and report what contradicts the rest of the app."""
     if app.at_boot.position is None:
         return BootList()
+    allowed, denied = access.allow.spans(), access.deny.spans()
     named = [*_named(app, access, registry)]
-    users = _permitted_users(app, access, registry, named)
-    members = _permitted_members(app, access, registry)
+    users = without(merged(span for span, _ in named), _OVERFLOW)
+    refused = common(users, denied)
+    stray = without(without(users, refused), allowed)
+    if refused or stray:
+        _report(app, access, registry, named, refused, stray)
+    users = without(without(users, refused), stray)
+    members = common(without(_members(app, registry, allowed, denied), denied), allowed)
     if count(users) > app.max_directories:
         registry.problems.add(
             app.at_boot.position,
@@ -78,36 +84,36 @@ def _gids_known(app: AppText, access: Access, registry: Registry, position: Posi
     return access.gid is not None or registry.knows_all_groups(position, consequence)
 
 
-def _permitted_users(
-    app: AppText, access: Access, registry: Registry, named: list[tuple[Span, Position]]
-) -> Spans:
-    """Return the users named under at_boot; report those whom the app denies."""
-    users = without(merged(span for span, _ in named), _OVERFLOW)
-    refused = common(users, access.deny.spans())
-    stray = without(without(users, refused), access.allow.spans())
-    if refused or stray:
-        for span, position in named:
-            for first, last in overlap(span, refused):
-                registry.problems.add(
-                    position,
-                    f"at_boot names {_uids(first, last)}, whom deny of app {app.name} refuses "
-                    f"(line {access.deny.line}); take them out of the one or the other",
-                )
-            for first, last in overlap(span, stray):
-                message = f"at_boot names {_uids(first, last)}, whom allow of app {app.name} does "
-                if access.allow_complete:
-                    message += "not name; add them to allow or take them out of at_boot"
-                    registry.problems.add(position, message)
-                else:
-                    message += "not name as far as can be told now; no directory is made for them"
-                    registry.warnings.add(position, message)
-    return without(without(users, refused), stray)
+def _report(
+    app: AppText,
+    access: Access,
+    registry: Registry,
+    named: list[tuple[Span, Position]],
+    refused: Spans,
+    stray: Spans,
+) -> None:
+    """Report the users named under at_boot whom the app denies, or does not allow."""
+    for span, position in named:
+        for first, last in overlap(span, refused):
+            registry.problems.add(
+                position,
+                f"at_boot names {_uids(first, last)}, whom deny of app {app.name} refuses "
+                f"(line {access.deny.line}); take them out of the one or the other",
+            )
+        for first, last in overlap(span, stray):
+            message = f"at_boot names {_uids(first, last)}, whom allow of app {app.name} does "
+            if access.allow_complete:
+                message += "not name; add them to allow or take them out of at_boot"
+                registry.problems.add(position, message)
+            else:
+                message += "not name as far as can be told now; no directory is made for them"
+                registry.warnings.add(position, message)
 
 
-def _permitted_members(app: AppText, access: Access, registry: Registry) -> Spans:
-    """Return the members of groups under at_boot, as far as they can be told and are allowed."""
+def _members(app: AppText, registry: Registry, allowed: Spans, denied: Spans) -> Spans:
+    """Return the members of groups under at_boot, as far as they can be told; report strays."""
     consequence = Consequence.of(f"at_boot of app {app.name} lacks them")
-    uids: set[int] = set()
+    everybody: Spans = ()
     for entry in app.at_boot.groups:
         gid = registry.group(entry, consequence)
         if not isinstance(gid, int):
@@ -115,17 +121,16 @@ def _permitted_members(app: AppText, access: Access, registry: Registry) -> Span
         members = registry.members(entry, gid, consequence)
         if isinstance(members, Unavailable):
             continue
-        uids |= members
-        spans = without(merged((uid, uid) for uid in members), access.deny.spans())
-        stray = without(spans, access.allow.spans())
+        spans = of_ids(members)
+        everybody = merged([*everybody, *spans])
+        stray = without(without(spans, denied), allowed)
         if stray:
             registry.warnings.add(
                 entry.position,
                 f"allow of app {app.name} does not name {count(stray)} of the members (the first "
                 f"is uid {stray[0][0]}), so that they get no directory; add the group to allow",
             )
-    everybody = merged((uid, uid) for uid in uids)
-    return common(without(everybody, access.deny.spans()), access.allow.spans())
+    return everybody
 
 
 def _uids(first: int, last: int) -> str:

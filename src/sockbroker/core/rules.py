@@ -11,7 +11,7 @@ from math import inf
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from sockbroker.core.spans import Spans, count, ids, merged
+from sockbroker.core.spans import Spans, count, ids, merged, of_ids
 
 # The group of a directory for a uid that has no passwd entry, if the policy names none: nobody's,
 # and so nothing that anyone could rely on.
@@ -65,7 +65,7 @@ class Rules(NamedTuple):
     def spans(self) -> Spans:
         """Return all uids that these rules name, with the members of groups."""
         everyone = () if self.everyone is None else (self.everyone[:2],)
-        singles = [(uid, uid) for uid in (*self.users, *self.members)]
+        singles = of_ids(self.users.keys() | self.members.keys())
         return merged([*singles, *(rule[:2] for rule in self.ranges), *everyone])
 
 

@@ -6,6 +6,7 @@ do not overlap, and those are what `without` and `common` take.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import TypeAlias
 
 Span: TypeAlias = tuple[int, int]
@@ -21,6 +22,15 @@ def merged(spans: Iterable[Span]) -> Spans:
         else:
             result.append((first, last))
     return tuple(result)
+
+
+def of_ids(numbers: Iterable[int]) -> Spans:
+    """Return the spans of single ids, each there once."""
+    ascending = sorted(numbers)
+    # Where the next one does not follow a span ends, and another one begins.
+    ends = [one for one, after in pairwise(ascending) if after != one + 1]
+    starts = [after for one, after in pairwise(ascending) if after != one + 1]
+    return tuple(zip([*ascending[:1], *starts], [*ends, *ascending[-1:]], strict=True))
 
 
 def without(spans: Spans, holes: Spans) -> Spans:
