@@ -26,8 +26,12 @@ from sockbroker.kernel.peercred import peer_of
 from sockbroker.session import Connection, Session
 from sockbroker.shares import Shares
 
+CALLS_A_ROUND = 32
+"""Calls between two looks at the kernel: in a crowd the queues of listeners are looked at as well
+after so many, however quick they were."""
+
 SECONDS_A_ROUND = 0.002
-"""Of calls between two looks at the kernel, which a newcomer waits at most, and the last call."""
+"""Of calls between two looks at the kernel, however few they were."""
 
 SECONDS_FOR_A_MESSAGE = 10.0
 """For the first byte, for each message once begun, and for a peer to take a reply."""
@@ -191,7 +195,10 @@ class Server:
             return None  # as nearly always
         if self._shares.turns:
             end = time.monotonic() + SECONDS_A_ROUND
-            while (connection := self._shares.next()) is not None:
+            for _ in range(CALLS_A_ROUND):
+                connection = self._shares.next()
+                if connection is None:
+                    break
                 if not connection.begun:
                     self._begin(connection)
                 elif not connection.outgoing:
