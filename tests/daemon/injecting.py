@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,8 +129,11 @@ class Subject:
             soon("traced", lambda: mark in status.read_text())
             yield
         finally:
-            tracer.terminate()
-            tracer.wait()
+            # One that comes just before strace waits is noted, and noticed only at the next.
+            while tracer.poll() is None:
+                tracer.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    tracer.wait(1)
 
 
 @dataclass(frozen=True, slots=True)
