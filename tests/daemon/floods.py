@@ -77,32 +77,24 @@ def pipelines() -> Callable[[], None]:
 
 def never_reading() -> Callable[[], None]:
     """Requests whose replies nobody takes."""
-    lines: list[socket.socket] = []
-
-    def step() -> None:
-        if len(lines) < 200:
-            lines.append(connected())
-        for line in list(lines):
-            try:
-                line.send(REQUEST * 100)
-            except BlockingIOError:
-                pass
-            except OSError:
-                lines.remove(line)
-
-    return step
+    return on_all(200, REQUEST * 100)
 
 
 def slow_bytes() -> Callable[[], None]:
     """Messages that never end, a byte at a time."""
+    return on_all(500, b" ")
+
+
+def on_all(most: int, data: bytes) -> Callable[[], None]:
+    """The same again and again on each of ever more connections, as long as it lasts."""
     lines: list[socket.socket] = []
 
     def step() -> None:
-        if len(lines) < 500:
+        if len(lines) < most:
             lines.append(connected())
         for line in list(lines):
             try:
-                line.send(b" ")
+                line.send(data)
             except BlockingIOError:
                 pass
             except OSError:
