@@ -373,6 +373,29 @@ def test_each_error_during_a_start(world: World, told: Result) -> None:
     assert result.tried == result.survived
 
 
+@pytest.mark.parametrize(
+    ("call", "came_out"),
+    [
+        ("fchmod", f"mode 0700, uid {ALICE} and group {CHAT}"),
+        ("fchown", "mode 2750, uid 0 and group 0"),
+    ],
+)
+def test_a_directory_that_came_out_otherwise(world: World, call: str, came_out: str) -> None:
+    """A file system may say that a call was done, and not do it: then nothing is handed out.
+
+    Seen to fail without the last look in `Folder._create`.
+    """
+    world.write(POLICY)
+    subject = Subject(world, "base", 10_000)
+    undone = ("-e", f"trace={call}", "-e", f"inject={call}:retval=0")
+    with subject.tracing(subject.daemon.pid, *undone):
+        reply = subject.ask(ALICE, "Request", app="chat")
+    assert reply["error"] == f"{INTERFACE}Obstructed", reply
+    assert f"came out as {came_out}, not 2750, {ALICE} and {CHAT}" in reply["parameters"]["reason"]
+    assert os.listdir(subject.base / "chat") == [".sockbroker"]
+    assert granted(subject.ask(ALICE, "Request", app="chat"))[1] == "created"
+
+
 @pytest.mark.parametrize("begun", [False, True], ids=["no-worker-has-begun", "each-has-begun"])
 def test_no_more_threads(world: World, begun: bool) -> None:
     """Who needs one is answered that it cannot be had, and the next who asks has it again.

@@ -120,7 +120,6 @@ class Folder:
         self.identity = identity(raw_statx(b"", descriptor, BY_DESCRIPTOR))
         self.path = path
         self.app = app
-        self.name = app.encode()
 
     def fileno(self) -> int:
         """Return the O_PATH descriptor of the folder, which stays this object's."""
@@ -293,10 +292,13 @@ class Folder:
                 os.fchmod(directory, mode)
                 os.fchown(directory, uid, gid)
                 made = raw_statx(b"", directory, BY_DESCRIPTOR)
-            if made[OWNER_AND_MODE] != pack_owner_and_mode(uid, gid, stat.S_IFDIR | mode):
-                raise Obstructed(
-                    self.path_of(uid), f"did not come out as mode {mode:04o} and group {gid}"
-                )
+                if made[OWNER_AND_MODE] != pack_owner_and_mode(uid, gid, stat.S_IFDIR | mode):
+                    found = look_at(directory)
+                    raise Obstructed(
+                        self.path_of(uid),
+                        f"came out as mode {stat.S_IMODE(found.mode):04o}, uid {found.uid} and "
+                        f"group {found.gid}, not {mode:04o}, {uid} and {gid}",
+                    )
             self._rename(staged, b"%d" % uid)
         except FileExistsError:
             self._discard(staged)

@@ -165,7 +165,7 @@ class Base:
         One call, made for each request.  ACLs are not looked at: only root can have given it one,
         one that lets others write shows in the group bits, and what is made in it gets none.
         """
-        raw = raw_statx(folder.name, self._descriptor, BY_NAME)
+        raw = raw_statx(folder.app.encode(), self._descriptor, BY_NAME)
         return identity(raw) == folder.identity and raw[OWNER_AND_MODE] == wanted.packed
 
     def find(self, app: str) -> Folder | None:
