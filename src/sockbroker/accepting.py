@@ -90,15 +90,15 @@ class Acceptor:
         if listening.resting or listening not in self._listeners:
             return
         singly = listening.singly
-        taken = 0
+        tries = 0
         end = 0.0 if singly else time.monotonic() + SECONDS_OF_ACCEPTING
-        while taken == 0 or time.monotonic() < end:
-            taken += 1
+        while tries == 0 or time.monotonic() < end:
+            tries += 1
             try:
                 connected = accept(listening.socket)
             except BlockingIOError:
                 listening.caught_up = True
-                listening.singly = TAKEN_SINGLY if taken <= 2 else 0
+                listening.singly = TAKEN_SINGLY if tries <= 2 else 0  # one peer, then nobody
                 return
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:

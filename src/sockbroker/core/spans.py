@@ -25,12 +25,12 @@ def merged(spans: Iterable[Span]) -> Spans:
 
 
 def of_ids(numbers: Iterable[int]) -> Spans:
-    """Return the spans of single ids, each there once."""
+    """Return the spans of single ids, of which none may be there twice."""
     ascending = sorted(numbers)
-    # Where the next one does not follow a span ends, and another one begins.
-    ends = [one for one, after in pairwise(ascending) if after != one + 1]
-    starts = [after for one, after in pairwise(ascending) if after != one + 1]
-    return tuple(zip([*ascending[:1], *starts], [*ends, *ascending[-1:]], strict=True))
+    gaps = [(one, after) for one, after in pairwise(ascending) if after != one + 1]
+    firsts = [*ascending[:1], *(after for _, after in gaps)]
+    lasts = [*(one for one, _ in gaps), *ascending[-1:]]
+    return tuple(zip(firsts, lasts, strict=True))
 
 
 def without(spans: Spans, holes: Spans) -> Spans:
