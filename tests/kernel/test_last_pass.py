@@ -4,16 +4,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import own_run
 import pytest
 from own_run import SHARED
 
+from private_world import CLONE_NEWTIME, in_child, unshare
 from sockbroker.core.boot_list import BootList
 from sockbroker.core.policy import App, Policy, Position
 from sockbroker.core.rules import Rules
 from sockbroker.folders import Folders
-from sockbroker.kernel import last_pass
 from sockbroker.kernel.app_folder import Folder
 from sockbroker.kernel.change_time import change_time
 from sockbroker.kernel.directories import Base, Parent
@@ -24,6 +25,8 @@ from sockbroker.layout import Report, bring
 pytestmark = pytest.mark.root
 
 MODE, GROUP = SHARED.mode, 4321
+
+T = TypeVar("T")
 SECOND = 10**9
 
 
@@ -181,21 +184,34 @@ def test_a_marker_that_no_pass_has_written_to_tells_nothing(folder: Folder, run:
     assert told(folder)
 
 
-def test_what_a_pass_saw_before_the_clock_was_set_is_not_told(
-    folder: Folder, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_pass_saw_before_the_clock_was_set_is_not_told(folder: Folder, run: Path) -> None:
     """Its beginning is a moment of the old clock: under the new one it may lie in the future.
 
-    Seen to fail where the moment of boot is only read when the marker is written.
+    To set the clock is to give the boot another moment, which a time namespace does as well; the
+    wall clock itself is the same in all of them.  Seen to fail where the moment of boot is only
+    read when the marker is written.
     """
-    last = LastPass(folder.fileno())
-    step = 3600 * SECOND
-    boot = last_pass._boot()
-    with monkeypatch.context() as patch:  # no namespace has a wall clock of its own
-        patch.setattr(last_pass, "_boot", lambda: boot - step)
-        last.remember(after(run / "chat/1000"))
-        assert not told(folder)
-    assert not told(folder)
+    moment = after(run / "chat/1000")
+    begun = LastPass(folder.fileno())
+
+    def end_it() -> bool:
+        begun.remember(moment)
+        return told(folder)
+
+    assert not after_the_clock_was_set(end_it)
+    begun.remember(moment)
+    assert told(folder)
+
+
+def after_the_clock_was_set(act: Callable[[], T]) -> T:
+    """Run `act` where the system was booted an hour earlier; see time_namespaces(7)."""
+
+    def enter() -> T:
+        unshare(CLONE_NEWTIME)
+        Path("/proc/self/timens_offsets").write_text("boottime 3600 0")
+        return in_child(act)  # only children are in it
+
+    return in_child(enter)
 
 
 # The passes themselves.

@@ -6,9 +6,10 @@ Each arrangement is judged by both, with real sockets, locks, mounts, ACLs and f
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import own_run
 import pytest
@@ -27,6 +28,8 @@ from sockbroker.kernel.usage import UNKNOWN, UNUSED, Tables, read_tables, usage_
 
 pytestmark = pytest.mark.root
 
+T = TypeVar("T")
+
 DIRECTORY = Path(f"/run/chat/{ALICE}")
 
 
@@ -36,13 +39,13 @@ def chat() -> Folder:
     return Folder(descriptor, "/run/chat", "chat")
 
 
-def arranged(arrange: Arrange, act: Callable[[], object], *, passed: str = "never") -> object:
+def arranged(arrange: Arrange, act: Callable[[], T], *, passed: str = "never") -> T:
     """Arrange something in a runtime directory of alice's, and do something in that world.
 
     `passed` says whether a pass has gone over the folder, before it was so or since.
     """
 
-    def world() -> object:
+    def world() -> T:
         Path("/run/chat/.sockbroker").mkdir(parents=True, mode=0o700)
         DIRECTORY.mkdir(mode=0o700)
         os.chown(DIRECTORY, ALICE, ALICE)
@@ -185,27 +188,28 @@ def test_it_tells_what_the_thorough_looks_tell(arrange: Arrange, passed: str) ->
     That is, without the line that tells it: of MOUNT_ROOT, of the owner, of S_ISDIR, of either name
     of an ACL, of the list of attributes that does not fit, of a change since the last pass.
     """
-    quick, thorough = arranged(arrange, both, passed=passed)  # type: ignore[misc]
+    quick, thorough = arranged(arrange, both, passed=passed)
     assert quick == thorough
 
 
 def test_what_has_not_changed_since_the_last_pass_is_not_opened_at_all() -> None:
     """Seen to fail without the look by name."""
 
-    def world() -> Sight | None:
-        with chat() as folder:
-            tables = read_tables()
-            really, survey.os.open = survey.os.open, refuse  # type: ignore[assignment]
-            try:
-                return Survey(folder, tables).look(ALICE)
-            finally:
-                survey.os.open = really
+    def world() -> tuple[Sight | None, list[object]]:
+        opened = []
 
-    def refuse(*_: object, **__: object) -> int:
-        raise AssertionError
+        def note(event: str, arguments: tuple[object, ...]) -> None:
+            if event == "open":
+                opened.append(arguments[0])
+
+        with chat() as folder:
+            quick = Survey(folder, read_tables())
+            sys.addaudithook(note)  # which ends with this process
+            return quick.look(ALICE), opened.copy()
 
     unused = Sight(0o700, ALICE, False, None, UNUSED)
-    assert arranged(test_usage.nothing, world, passed="since") == unused
+    assert arranged(test_usage.nothing, world, passed="since") == (unused, [])
+    assert arranged(test_usage.nothing, world) == (unused, [str(ALICE)])
 
 
 class _Opened(NamedTuple):
@@ -250,13 +254,11 @@ def test_elsewhere_the_size_tells_nothing() -> None:
     def world() -> tuple[bool, _Opened]:
         with chat() as folder:
             on_tmpfs = file_system_type(folder.fileno()) == TMPFS_MAGIC
-        really, survey.TMPFS_MAGIC = survey.TMPFS_MAGIC, 0  # type: ignore[misc]
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(survey, "TMPFS_MAGIC", 0)
             return on_tmpfs, counting()
-        finally:
-            survey.TMPFS_MAGIC = really  # type: ignore[misc]
 
-    on_tmpfs, found = arranged(test_usage.nothing, world)  # type: ignore[misc]
+    on_tmpfs, found = arranged(test_usage.nothing, world)
     assert on_tmpfs
     assert found == (Sight(0o700, ALICE, False, None, UNUSED), 1)
 
@@ -271,11 +273,9 @@ def test_a_folder_in_which_entries_do_not_show_tells_nothing() -> None:
         with chat() as folder:
             raw = survey.raw_statx(b"", folder.fileno(), survey.BY_DESCRIPTOR)
             size = survey.glance_at(raw).size
-        really, survey._EMPTY = survey._EMPTY, size  # type: ignore[misc]
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(survey, "_EMPTY", size)
             return counting()
-        finally:
-            survey._EMPTY = really  # type: ignore[misc]
 
     found = arranged(filled(2), world)
     assert found == (Sight(0o700, ALICE, False, None, UNUSED), 1)
