@@ -36,7 +36,7 @@ def enter(shares: Shares) -> Iterator[Enter]:
     def connect(uid: int) -> Connection:
         ours, theirs = socket.socketpair()
         ends.extend((ours, theirs))
-        peer = Peer(uid=uid, gid=uid, pid=1, groups=frozenset())
+        peer = Peer(pid=1, uid=uid, gid=uid)
         plain: Socket = ours
         connection = Connection(plain, peer, operator=uid == OPERATOR, clean=True)
         shares.enter(connection)

@@ -7,7 +7,7 @@ policy decides as well, with the groups that the user database knows.
 from __future__ import annotations
 
 from sockbroker.core.decision import Allowed, Refused, decide
-from sockbroker.core.peer import Peer
+from sockbroker.core.peer import AskGroups, Groups, Peer
 from sockbroker.core.rules import NO_GROUP
 from sockbroker.core.service import Answer, Deferred, Encoded, Failure, Reply
 from sockbroker.core.varlink import Call, encode_reply
@@ -60,10 +60,14 @@ class Broker:
             self._policy = self._generation.policy
             self._grants.clear()
         app, asked = parameters["app"], parameters.get("uid")
-        uid, gid, pid, groups = peer
+        pid, uid, gid = peer
         if asked is None and pid > 0:  # as usual; whom the kernel shows no pid of is refused
             grant = self._grants.get((app, uid))
-            if grant is not None and grant.gid == gid and grant.groups == groups:
+            if (
+                grant is not None
+                and grant.gid == gid
+                and (grant.groups is None or grant.groups == session.groups())
+            ):
                 if grant.seen is not None:
                     snapshot, existing = grant.seen
                     if snapshot.holds():
@@ -74,7 +78,7 @@ class Broker:
         if isinstance(asked, Failure):
             return asked
         if asked == uid:
-            return self._grant(str(app), peer, peer)
+            return self._grant(str(app), peer, session.groups, peer)
         return self._grant_other(str(app), asked, peer)
 
     def _grant_other(self, app: str, uid: int, operator: Peer) -> Answer:
@@ -91,8 +95,8 @@ class Broker:
             try:
                 # A uid that the database does not know has no groups there.
                 gid, groups = outcome.value() or (NO_GROUP, frozenset())
-                peer = Peer(uid=uid, gid=gid, pid=operator.pid, groups=groups)
-                deferred.resolve(self._grant(app, peer, operator))
+                peer = Peer(pid=operator.pid, uid=uid, gid=gid)
+                deferred.resolve(self._grant(app, peer, lambda: groups, operator))
             except Exception as error:  # told to the one who waits, and never to the loop
                 reason = f"the groups of uid {uid} are not known: {error}; try again later"
                 deferred.resolve(failure("Denied", app=app, reason=reason))
@@ -100,13 +104,19 @@ class Broker:
         self._look_ups.submit(lambda: accounts.groups_of(uid), got)
         return deferred
 
-    def _grant(self, app: str, peer: Peer, caller: Peer) -> Answer:
+    def _grant(self, app: str, peer: Peer, groups: AskGroups, caller: Peer) -> Answer:
         """Decide for `peer`, and act; the record names the caller, who may be an operator."""
-        decision = decide(self._generation.policy, app, peer)
+        decision = decide(self._generation.policy, app, peer, groups)
         if isinstance(decision, Refused):
             return self._record.deny(app, caller, decision, uid=peer.uid)
         grant = Grant(decision, peer, f"{self._folders.base.path}/{app}/{peer.uid}")
-        self._remember(app, peer.uid, grant)
+        if decision.app.names_groups:
+            grant.groups = groups()
+            if grant.groups is None or len(grant.groups) > MOST_GROUPS_REMEMBERED:
+                return self._use(grant, peer, caller)
+        if len(self._grants) >= REMEMBERED:
+            del self._grants[next(iter(self._grants))]  # the oldest
+        self._grants[app, peer.uid] = grant
         return self._use(grant, peer, caller)
 
     def _use(self, grant: Grant, peer: Peer, caller: Peer) -> Answer:
@@ -132,23 +142,16 @@ class Broker:
             grant.seen = snapshot, Encoded(encode_reply(parameters))
         return Reply(parameters)
 
-    def _remember(self, app: str, uid: int, grant: Grant) -> None:
-        if grant.groups is None or len(grant.groups) > MOST_GROUPS_REMEMBERED:
-            return
-        if len(self._grants) >= REMEMBERED:
-            del self._grants[next(iter(self._grants))]  # the oldest
-        self._grants[app, uid] = grant
-
 
 class Grant:
-    """What a policy lets a uid with certain groups have of an app."""
+    """What a policy lets a uid with a certain gid have of an app."""
 
     __slots__ = ("app", "gid", "groups", "path", "rule", "seen", "used", "wanted")
 
     def __init__(self, decision: Allowed, peer: Peer, path: str) -> None:
         self.app, self.rule = decision
         self.gid = peer.gid
-        self.groups = peer.groups
+        self.groups: Groups = None  # with which it was granted, where a rule names any
         self.wanted = Wanted(mode=self.app.mode, gid=self.app.gid)
         self.path = path
         self.used = False

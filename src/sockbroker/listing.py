@@ -76,7 +76,7 @@ class Listing:
             return uid
         if session.operator:
             return None
-        decision = decide(self._generation.policy, str(app), session.peer)
+        decision = decide(self._generation.policy, str(app), session.peer, session.groups)
         if isinstance(decision, Refused):
             return self._record.deny(str(app), session.peer, decision)
         return None

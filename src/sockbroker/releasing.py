@@ -144,7 +144,7 @@ class Releasing:
 
     def _refuse(self, request: _Request, error: Exception) -> Failure:
         session = request.session
-        decision = decide(self._generation.policy, request.app, session.peer)
+        decision = decide(self._generation.policy, request.app, session.peer, session.groups)
         if isinstance(decision, Refused) and not session.operator:
             return self._record.deny(request.app, session.peer, decision)
         return self._record.fail("release", request.app, session.peer, error, request.path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from _socket import socket as Socket
 
 from sockbroker.core.conversation import Conversation
-from sockbroker.core.peer import Peer
+from sockbroker.core.peer import Groups, Peer
+from sockbroker.kernel.peercred import groups_of
 
 OPERATORS = -1
 """The account of all operators; every other account is a uid."""
@@ -19,6 +20,10 @@ class Session:
     def __init__(self, peer: Peer, operator: bool) -> None:
         self.peer = peer
         self.operator = operator
+
+    def groups(self) -> Groups:
+        """Ask for the supplementary groups of who calls; here nobody knows them."""
+        return None
 
 
 class Connection(Session):
@@ -58,6 +63,13 @@ class Connection(Session):
         self.paused = False  # is not read while earlier messages wait
         self.ending = False  # the peer has sent all it will
         self.closed = False
+
+    def groups(self) -> Groups:
+        """Ask the kernel for the supplementary groups of the peer; None once it is closed.
+
+        They are not kept: a thousand of them for each of thousands of connections are too many.
+        """
+        return groups_of(self.socket)
 
     @property
     def idle(self) -> bool:

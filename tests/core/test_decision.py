@@ -1,6 +1,7 @@
 """Who may have a directory, and which rule says so."""
 
 import time
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from sockbroker.core.accounts import Accounts, Group, Unavailable, User
 from sockbroker.core.decision import Allowed, Refused, decide
-from sockbroker.core.peer import Peer
+from sockbroker.core.peer import Groups, Peer
 from sockbroker.core.policy import Policy
 from sockbroker.core.policy_reader import read_policy
 from sockbroker.core.resolution import resolve
@@ -60,19 +61,27 @@ def policy(text: str) -> Policy:
 POLICY = policy(TEXT)
 
 
-def peer(uid: int, *groups: int, gid: int | None = None, pid: int = 77, known: bool = True) -> Peer:
+class Who(NamedTuple):
+    """A peer, and the groups that it would be found to have."""
+
+    peer: Peer
+    groups: Groups
+
+
+def peer(uid: int, *groups: int, gid: int | None = None, pid: int = 77, known: bool = True) -> Who:
     """A process of that user, in its own group and these."""
-    return Peer(
-        uid=uid,
-        gid=uid if gid is None else gid,
-        pid=pid,
-        groups=frozenset(groups) if known else None,
-    )
+    them = Peer(pid=pid, uid=uid, gid=uid if gid is None else gid)
+    return Who(them, frozenset(groups) if known else None)
 
 
-def verdict(app: str, who: Peer) -> str:
+def decided(by: Policy, app: str, who: Who) -> Allowed | Refused:
+    """The decision of a policy."""
+    return decide(by, app, who.peer, lambda: who.groups)
+
+
+def verdict(app: str, who: Who) -> str:
     """The decision in one line: yes or no, and the rule."""
-    decision = decide(POLICY, app, who)
+    decision = decided(POLICY, app, who)
     rule = str(decision.rule).removeprefix("/etc/p.yaml:").strip()
     return ("yes " if isinstance(decision, Allowed) else "no ") + rule
 
@@ -128,7 +137,7 @@ def verdict(app: str, who: Peer) -> str:
         ("groupless", peer(1001), "no its group 'remotes' has no id"),
     ],
 )
-def test_each_case_and_its_rule(app: str, who: Peer, expected: str) -> None:
+def test_each_case_and_its_rule(app: str, who: Who, expected: str) -> None:
     """The decision, and the line of the policy that made it."""
     assert verdict(app, who).startswith(expected)
 
@@ -148,57 +157,70 @@ def test_a_peer_without_a_pid_is_nobody(pid: int) -> None:
 
 def test_the_pid_decides_nothing_else() -> None:
     """Two processes of a user get the same answer."""
-    assert decide(POLICY, "chat", peer(1001, pid=1)) == decide(POLICY, "chat", peer(1001, pid=2))
+    assert decided(POLICY, "chat", peer(1001, pid=1)) == decided(POLICY, "chat", peer(1001, pid=2))
 
 
 def test_a_decision_by_no_line_names_the_file() -> None:
     """So that whoever reads the log knows which policy that was."""
-    assert str(decide(POLICY, "nosuch", peer(1001)).rule) == "/etc/p.yaml: unknown app"
-    assert str(decide(POLICY, "chat", peer(1001)).rule) == "/etc/p.yaml:5: allow.users"
+    assert str(decided(POLICY, "nosuch", peer(1001)).rule) == "/etc/p.yaml: unknown app"
+    assert str(decided(POLICY, "chat", peer(1001)).rule) == "/etc/p.yaml:5: allow.users"
 
 
 def test_what_is_allowed_comes_with_what_holds_for_it() -> None:
     """The caller needs no second look at the policy."""
-    decision = decide(POLICY, "chat", peer(1001))
+    decision = decided(POLICY, "chat", peer(1001))
     assert isinstance(decision, Allowed)
     assert decision.app is POLICY.apps["chat"]
     assert decision.rule.file == "/etc/p.yaml"
+
+
+@pytest.mark.parametrize(("app", "asked"), [("open", 0), ("wide", 0), ("chat", 1), ("by_group", 1)])
+def test_groups_are_asked_for_where_a_rule_names_one(app: str, asked: int) -> None:
+    """A peer may have a thousand of them, which cost time and memory."""
+    answers: list[Groups] = []
+
+    def ask() -> Groups:
+        answers.append(frozenset({500}))
+        return answers[-1]
+
+    assert isinstance(decide(POLICY, app, peer(1001).peer, ask), Allowed)
+    assert len(answers) == asked
 
 
 def test_at_boot_needs_do_not_let_the_database_allow_a_peer() -> None:
     """Members are known then, and still only the kernel's groups count for a peer."""
     booting = policy("apps: {a: {allow: {groups: [chat]}, at_boot: {users: [alice]}}}")
     assert [uid for uid, _ in booting.apps["a"].at_boot] == [1001]
-    assert isinstance(decide(booting, "a", peer(1001)), Refused)
-    assert isinstance(decide(booting, "a", peer(1001, 500)), Allowed)
+    assert isinstance(decided(booting, "a", peer(1001)), Refused)
+    assert isinstance(decided(booting, "a", peer(1001, 500)), Allowed)
 
 
 UIDS = st.sampled_from([0, 999, 1000, 1001, 1007, 1008, 1666, 2000, 2550, 60000, 65534, 2**32 - 1])
 GIDS = st.frozensets(st.sampled_from([0, 42, 500, 600, 1001]), max_size=3)
 PEERS = st.builds(
-    Peer, uid=UIDS, gid=st.sampled_from([42, 500, 600, 1001]), pid=st.integers(0, 3), groups=GIDS
+    Who,
+    st.builds(Peer, pid=st.integers(0, 3), uid=UIDS, gid=st.sampled_from([42, 500, 600, 1001])),
+    GIDS,
 )
 
 
 @given(st.sampled_from([*POLICY.apps, *POLICY.unserved, "nosuch"]), PEERS)
-def test_deny_beats_allow_for_every_peer(app: str, who: Peer) -> None:
+def test_deny_beats_allow_for_every_peer(app: str, who: Who) -> None:
     """With any further denial that fits the peer nobody is allowed whom it names."""
-    decision = decide(POLICY, app, who)
+    decision = decided(POLICY, app, who)
     if isinstance(decision, Allowed):
-        stricter = policy(TEXT.replace("users: [1008", f"users: [1008, {who.uid}"))
-        again = decide(stricter, app, who)
+        stricter = policy(TEXT.replace("users: [1008", f"users: [1008, {who.peer.uid}"))
+        again = decided(stricter, app, who)
         assert isinstance(again, Refused) or app in ("by_group", "wide")
 
 
 @given(st.sampled_from([*POLICY.apps]), PEERS)
-def test_a_group_that_a_peer_drops_never_opens_anything(app: str, who: Peer) -> None:
+def test_a_group_that_a_peer_drops_never_opens_anything(app: str, who: Who) -> None:
     """Fewer groups by the kernel never allow what more did not, but for denied ones it kept."""
     for group in who.groups or ():
-        fewer = Peer(
-            uid=who.uid, gid=who.gid, pid=who.pid, groups=(who.groups or frozenset()) - {group}
-        )
-        if isinstance(decide(POLICY, app, fewer), Allowed) and group != 600:
-            assert isinstance(decide(POLICY, app, who), Allowed)
+        fewer = Who(who.peer, (who.groups or frozenset()) - {group})
+        if isinstance(decided(POLICY, app, fewer), Allowed) and group != 600:
+            assert isinstance(decided(POLICY, app, who), Allowed)
 
 
 def test_ten_thousand_rules_are_decided_as_quickly_as_one() -> None:
@@ -209,8 +231,8 @@ def test_ten_thousand_rules_are_decided_as_quickly_as_one() -> None:
     large = policy(f"apps: {{a: {{allow: {{users: [{users}, {ranges}], groups: [{groups}]}}}}}}")
     began = time.monotonic()
     for n in range(2_000):
-        assert isinstance(decide(large, "a", peer(100_000 + n, 27)), Allowed)
-        assert isinstance(decide(large, "a", peer(200_000 + 10 * n, 27)), Allowed)
-        assert isinstance(decide(large, "a", peer(200_005 + 10 * n, 27)), Refused)
-        assert isinstance(decide(large, "a", peer(5, 100_000 + n)), Allowed)
+        assert isinstance(decided(large, "a", peer(100_000 + n, 27)), Allowed)
+        assert isinstance(decided(large, "a", peer(200_000 + 10 * n, 27)), Allowed)
+        assert isinstance(decided(large, "a", peer(200_005 + 10 * n, 27)), Refused)
+        assert isinstance(decided(large, "a", peer(5, 100_000 + n)), Allowed)
     assert time.monotonic() - began < 8

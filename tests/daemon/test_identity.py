@@ -26,6 +26,7 @@ from peers import (
     in_user_namespace,
     operator_asks,
     refused,
+    staying,
     user_asks,
 )
 from running import (
@@ -80,6 +81,31 @@ def test_more_groups_than_are_read(world: World, number: int) -> None:
             assert refused(reply) == DENIED
     reply = as_user(ALICE, lambda: ask("Request", app="other"), groups=list(many))
     assert granted(reply)[1] == "created"  # where no group matters there is no doubt
+
+
+def connect_with_many_groups(number: int) -> list[Line]:
+    """So many connections of Mallory's, each with a thousand groups that none before had."""
+    lines = []
+    for first in range(100_000, 100_000 + 1000 * number, 1000):
+        os.setgroups([*range(first, first + 1000), CHAT])
+        os.setresuid(-1, MALLORY, -1)
+        lines.append(Line(CONTROL))
+        os.setresuid(-1, 0, -1)
+        assert granted(lines[-1].call("Request", app="members"))
+    return lines
+
+
+def test_groups_cost_nothing_while_nobody_asks_for_them(world: World) -> None:
+    """A thousand groups each make no connection larger, once they have decided.
+
+    Put in: that a connection keeps its groups; then 400 of them take 28 MiB.
+    """
+    daemon = world.start(POLICY)
+    user_asks(MALLORY, "Request", app="other")
+    resident = daemon.resident()
+    with staying(0, lambda: connect_with_many_groups(400)):
+        assert daemon.resident() - resident < 8 * 1024
+        assert granted(user_asks(BOB, "Request", app="other"))
 
 
 def many_uids(number: int, app: str) -> list[str]:

@@ -207,7 +207,7 @@ def _fits(call: Call) -> None:
 
 
 def _session(*, operator: bool) -> Session:
-    return Session(Peer(uid=USER, gid=USER, pid=7, groups=frozenset()), operator)
+    return Session(Peer(pid=7, uid=USER, gid=USER), operator)
 
 
 def _decided(session: Session, call: Call) -> Answer:
@@ -216,8 +216,7 @@ def _decided(session: Session, call: Call) -> Answer:
     uid = whom(session, app, call.parameters.get("uid"))
     if isinstance(uid, Failure):
         return uid
-    peer = Peer(uid=uid, gid=uid, pid=7, groups=frozenset())
-    decision = decide(_IN_FORCE, str(app), peer)
+    decision = decide(_IN_FORCE, str(app), Peer(pid=7, uid=uid, gid=uid), frozenset)
     allowed = isinstance(decision, Allowed)
     if uid == USER:
         assert allowed == (USER in ALLOWED.get(str(app), set())), (app, decision)

@@ -10,7 +10,7 @@ Decisions are named tuples because every request makes one: frozen dataclasses c
 from typing import NamedTuple
 
 from sockbroker.core.names import is_user_id
-from sockbroker.core.peer import Peer
+from sockbroker.core.peer import AskGroups, Groups, Peer
 from sockbroker.core.policy import App, Policy
 
 
@@ -40,8 +40,11 @@ class Refused(NamedTuple):
     rule: Rule
 
 
-def decide(policy: Policy, app_name: str, peer: Peer) -> Allowed | Refused:
-    """Decide for one peer and one app, which need not be one of the policy."""
+def decide(policy: Policy, app_name: str, peer: Peer, groups: AskGroups) -> Allowed | Refused:
+    """Decide for one peer and one app, which need not be one of the policy.
+
+    The groups are asked for only if a rule of the app names one.
+    """
     if peer.pid <= 0:
         return _refused(policy, None, "the kernel shows no pid of the peer")
     if not is_user_id(peer.uid):
@@ -51,11 +54,15 @@ def decide(policy: Policy, app_name: str, peer: Peer) -> Allowed | Refused:
         return _refused(policy, None, policy.unserved.get(app_name, "unknown app"))
     if app.deny_all is not None:
         return _refused(policy, app.deny.line, app.deny_all)
-    groups = None if peer.groups is None else peer.groups | {peer.gid}
-    return _denied(policy, app, peer.uid, groups) or _allowed(policy, app, peer.uid, groups)
+    known = _all_groups(peer, groups()) if app.names_groups else None
+    return _denied(policy, app, peer.uid, known) or _allowed(policy, app, peer.uid, known)
 
 
-def _denied(policy: Policy, app: App, uid: int, groups: frozenset[int] | None) -> Refused | None:
+def _all_groups(peer: Peer, supplementary: Groups) -> Groups:
+    return None if supplementary is None else supplementary | {peer.gid}
+
+
+def _denied(policy: Policy, app: App, uid: int, groups: Groups) -> Refused | None:
     """Say which rule of `deny` applies, if one does."""
     if (line := app.deny.line_for_user(uid)) is not None:
         return _refused(policy, line, "deny.users")
@@ -70,9 +77,7 @@ def _denied(policy: Policy, app: App, uid: int, groups: frozenset[int] | None) -
     return None
 
 
-def _allowed(
-    policy: Policy, app: App, uid: int, groups: frozenset[int] | None
-) -> Allowed | Refused:
+def _allowed(policy: Policy, app: App, uid: int, groups: Groups) -> Allowed | Refused:
     """Say which rule of `allow` applies, or that none does."""
     if (line := app.allow.line_for_user(uid)) is not None:
         text = "allow.users"

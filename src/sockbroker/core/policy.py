@@ -158,6 +158,11 @@ class App(NamedTuple):
     # Why nobody is allowed for now: a name in `deny` cannot be looked up.
     deny_all: str | None
 
+    @property
+    def names_groups(self) -> bool:
+        """Whether a decision may depend on the groups of who asks."""
+        return bool(self.allow.groups or self.deny.groups)
+
 
 class Policy(NamedTuple):
     """What holds on this machine."""

@@ -10,11 +10,12 @@ import errno
 import os
 import socket
 import stat
+from _socket import AF_UNIX, SOCK_STREAM
 from _socket import socket as Socket
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sockbroker.kernel.peercred import credentials
+from sockbroker.kernel.peercred import peer_of
 
 BACKLOG = 128
 """The queue is one for all uids.  A crowd that is in it is in front of whoever comes; where it is
@@ -85,7 +86,7 @@ def accept(listener: Socket) -> Socket:
     socket.accept() makes enumerations of numbers for longer than the system call takes.
     """
     descriptor, _address = listener._accept()  # type: ignore[attr-defined]  # typeshed lacks it
-    return Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+    return Socket(AF_UNIX, SOCK_STREAM, 0, descriptor)
 
 
 def refuse_descriptors(endpoint: Socket) -> bool:
@@ -143,8 +144,8 @@ def _holder(address: str | bytes) -> tuple[int | None, int | None]:
             probe.connect(address)
         except OSError:
             return None, None
-        pid, uid, _gid = credentials(probe)
-    return uid, pid
+        holder = peer_of(probe)
+    return holder.uid, holder.pid
 
 
 def _is_dead(path: str) -> bool:
@@ -217,7 +218,7 @@ def _fault(
         return "its address is none of the broker's"
     if address in adopted:
         return f"a second socket for {address}"
-    if credentials(listener)[1] != 0:
+    if peer_of(listener).uid != 0:
         return "not root's: somebody else called listen()"
     if address.path is not None:
         try:

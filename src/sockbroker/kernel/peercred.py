@@ -1,6 +1,7 @@
 """Who is at the other end of a connected Unix socket, as the kernel attests it.
 
-Read once, when a connection is accepted.  Nothing that a peer sends is looked at.  Source:
+The kernel keeps it from connect(2) on, whatever the peer does.  Nothing that a peer sends is
+looked at.  Source:
 unix(7) (SO_PEERCRED) and include/uapi/asm-generic/socket.h (SO_PEERGROUPS, which unix(7) lacks).
 """
 
@@ -8,12 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import struct
 from _socket import SO_PEERCRED, SOL_SOCKET
 from _socket import socket as Socket
 
-from sockbroker.core.peer import Peer
+from sockbroker.core.peer import Groups, Peer
 
 SO_PEERGROUPS = 59
 """asm-generic value; Python 3.11 to 3.13 have no name for it."""
@@ -28,30 +28,25 @@ himself in a user namespace, and which would cost 4 MiB and 6 ms for each connec
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def credentials(connection: Socket) -> tuple[int, int, int]:
-    """Return (pid, uid, gid) of the peer of `connection`; for a client, of who called listen()."""
-    pid, uid, gid = _UCRED.unpack(connection.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED.size))
-    return pid, uid, gid
-
-
 def peer_of(connection: Socket) -> Peer:
-    """Return the peer of a connection that was just accepted; OSError if the kernel won't say.
+    """Return who is at the other end; for a client, who called listen().
 
-    Groups that cannot be read are None, which a policy takes for doubt, never for "no groups".
+    OSError if the kernel won't say.
     """
-    pid, uid, gid = _UCRED.unpack(connection.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED.size))
+    raw = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED.size)
+    return tuple.__new__(Peer, _UCRED.unpack(raw))  # what Peer(...) does, in a third of the time
+
+
+def groups_of(connection: Socket) -> Groups:
+    """Return the supplementary groups of who is at the other end.
+
+    None if they cannot be read, which a policy takes for doubt, never for "no groups".
+    """
     try:
         raw: bytes | None = connection.getsockopt(SOL_SOCKET, SO_PEERGROUPS, _SMALL)
     except OSError as error:
         raw = _many_groups(connection.fileno()) if error.errno == errno.ERANGE else None
-    # What Peer(...) does, in a third of the time.
-    return tuple.__new__(Peer, (uid, gid, pid, None if raw is None else _groups(raw)))
-
-
-@functools.lru_cache(maxsize=256)
-def _groups(raw: bytes) -> frozenset[int]:
-    """Decode a list of gid_t; the processes of one user share theirs."""
-    return frozenset(memoryview(raw).cast("I"))
+    return None if raw is None else frozenset(memoryview(raw).cast("I"))
 
 
 def _many_groups(descriptor: int) -> bytes | None:
