@@ -13,7 +13,6 @@ import time
 from _socket import socket as Socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from sockbroker.closing import Closer
 from sockbroker.kernel.listeners import accept, refuse_descriptors
@@ -63,7 +62,7 @@ class Acceptor:
         """Accept from a listening socket, which stays the caller's to close; it must not block."""
         listening = Listening(listener, operator, refuse_descriptors(listener))
         self._listeners.append(listening)
-        self._loop.watch(listener.fileno(), partial(self._accept, listening))
+        self._loop.watch(listener.fileno(), self._accept, listening)
 
     def stop(self) -> None:
         for listening in self._listeners:

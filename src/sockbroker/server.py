@@ -248,7 +248,7 @@ class Server:
         """Watch a connection from its first turn on, and serve what it has sent by then."""
         connection.begun = True
         try:
-            self._loop.watch(connection.descriptor, partial(self._on_event, connection))
+            self._loop.watch(connection.descriptor, self._on_event, connection)
         except OSError:  # epoll_ctl(2): no memory, or more watched than the kernel lets anybody
             self._close(connection)
             return

@@ -15,6 +15,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 EVENTS_A_TURN = 64
 """Taken from the kernel at once; with more, one crowd would delay the next look."""
@@ -22,6 +23,9 @@ EVENTS_A_TURN = 64
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 ENDED = select.EPOLLHUP | select.EPOLLERR
+
+
+S = TypeVar("S")
 
 
 class Timer:
@@ -42,7 +46,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._watched: dict[int, tuple[Callable[[Any, int], None], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._calls: deque[Callable[[], None]] = deque()
@@ -56,17 +60,15 @@ class Loop:
         """When the last look at the kernel began: what had come by then has been seen."""
         self.found_one = False
         """Whether that look found one descriptor only."""
-        self.watch(self._wake_read.fileno(), self._woken)
+        self.watch(self._wake_read.fileno(), self._woken, None)
 
     # Descriptors.  Closing one takes it out of the epoll set by itself, as long as it has no
     # duplicate; `forget` only drops the callback, which saves a system call for each connection.
 
-    def watch(
-        self, descriptor: int, callback: Callable[[int], None], events: int = READABLE
-    ) -> None:
-        """Call `callback(events)` whenever `descriptor` is ready (level-triggered)."""
-        self._epoll.register(descriptor, events)
-        self._callbacks[descriptor] = callback
+    def watch(self, descriptor: int, callback: Callable[[S, int], None], subject: S) -> None:
+        """Call `callback(subject, events)` whenever `descriptor` is readable (level-triggered)."""
+        self._epoll.register(descriptor, READABLE)
+        self._watched[descriptor] = callback, subject
 
     def change(self, descriptor: int, events: int) -> None:
         """Watch for other events; ENDED is always reported."""
@@ -74,11 +76,11 @@ class Loop:
 
     def forget(self, descriptor: int) -> None:
         """Drop a descriptor that the caller closes now."""
-        self._callbacks.pop(descriptor, None)
+        self._watched.pop(descriptor, None)
 
     def unwatch(self, descriptor: int) -> None:
         """Stop watching a descriptor that stays open."""
-        if self._callbacks.pop(descriptor, None) is not None:
+        if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
     # Timers, on the monotonic clock.
@@ -108,7 +110,7 @@ class Loop:
         except OSError:
             return  # full of wake-ups, so the loop will wake anyway; or it has ended
 
-    def _woken(self, _events: int) -> None:
+    def _woken(self, _subject: None, _events: int) -> None:
         # Taken before the calls are looked at: one that is added meanwhile wakes the loop again.
         try:
             numbers = self._wake_read.recv(4096)
@@ -132,7 +134,7 @@ class Loop:
         wants to be called whatever happens, on the monotonic clock: 0 for at once, None for never.
         """
         poll = self._epoll.poll
-        callbacks = self._callbacks
+        watched = self._watched
         wanted: float | None = None
         while self._running:
             self.looked = time.monotonic()
@@ -145,10 +147,11 @@ class Loop:
             # one get its number.  None: forgotten, but a child that is about to close it has it.
             ready = []
             for descriptor, events in found:
-                ready.append((callbacks.get(descriptor), events))
-            for callback, events in ready:
-                if callback is not None:
-                    callback(events)
+                ready.append((watched.get(descriptor), events))
+            for each, events in ready:
+                if each is not None:
+                    callback, subject = each
+                    callback(subject, events)
             if self._timers:
                 self._run_timers()
             wanted = between()
