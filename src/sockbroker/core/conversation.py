@@ -42,6 +42,8 @@ BACKLOG_LIMIT = 16 * MESSAGE_LIMIT
 
 _NO_CALL = Call("")
 
+_LASTING = (Series, Deferred)
+
 
 def converse(
     service: Service[C], context: C, data: bytes
@@ -60,7 +62,7 @@ def converse(
         sent = conversation.turn()
     else:
         answer = _ask(context, prepared)
-        if not isinstance(answer, Series | Deferred):
+        if not isinstance(answer, _LASTING):
             return _written(prepared.call, answer), None
         conversation = Conversation(service, context)
         sent = conversation.answer(prepared.call, answer)

@@ -12,8 +12,11 @@ from sockbroker.kernel.entries import BY_DESCRIPTOR, BY_NAME
 from sockbroker.kernel.syscalls import (
     OWNER_AND_MODE,
     Status,
-    raw_statx,
+    kept_raw_statx,
 )
+
+_statx = kept_raw_statx()
+"""Snapshots belong to one thread, which answers the peers."""
 
 
 class Snapshot:
@@ -28,7 +31,7 @@ class Snapshot:
         self._parent = parent.packed
         self._name = f"{folder.app}/{uid}".encode()
         self._taken = change_time()
-        self._seen = raw_statx(self._name, base, BY_NAME) or None  # like nothing, if not there
+        self._seen = _statx(self._name, base, BY_NAME) or None  # like nothing, if not there
 
     @property
     def settled(self) -> bool:
@@ -38,7 +41,7 @@ class Snapshot:
     def holds(self) -> bool:
         """Tell whether the directory is as it was, and its folder as the policy wants it."""
         return (
-            raw_statx(self._name, self._base, BY_NAME) == self._seen
+            _statx(self._name, self._base, BY_NAME) == self._seen
             # -1 once the folder was closed, and then nothing is as it was.
-            and raw_statx(b"", self._folder.fileno(), BY_DESCRIPTOR)[OWNER_AND_MODE] == self._parent
+            and _statx(b"", self._folder.fileno(), BY_DESCRIPTOR)[OWNER_AND_MODE] == self._parent
         )
