@@ -2,7 +2,8 @@
 
 So they come without what they import for functions that nobody here calls (see `lazy_imports`):
 structlog asyncio, a third of the daemon's start and 6 MiB of its memory, for its asynchronous
-methods; dataclasses inspect, for the signature in place of a docstring that is missing.
+methods; dataclasses inspect, for the signature in place of a docstring that is missing.  And yaml
+is there before a policy is opened, which then is read at once.
 """
 
 from sockbroker.lazy_imports import lazily
@@ -11,5 +12,6 @@ with lazily("asyncio", "inspect", "uuid"):
     import dataclasses
 
     import structlog
+    import yaml
 
-__all__ = ["dataclasses", "structlog"]
+__all__ = ["dataclasses", "structlog", "yaml"]
