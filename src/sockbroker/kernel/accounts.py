@@ -11,6 +11,7 @@ import errno
 import re
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Generic, TypeVar
 
@@ -137,6 +138,12 @@ class _Questions(Generic[K, A]):
         """Return the keys that this service is to be asked about next."""
         return [key for key, index in self._next_service.items() if index == service]
 
+    def settle(self, answers: Mapping[K, A]) -> None:
+        """Note what needs no other service."""
+        self.answers |= answers
+        for key in answers:
+            del self._next_service[key]
+
     def take(self, key: K, answer: A | Absent | Unavailable, *, services_left: bool) -> None:
         """Note what the service said, and go on to the next unless that settles it."""
         if isinstance(answer, Unavailable):
@@ -216,15 +223,17 @@ class _Search:
         wanted = self._wanted
         names, listed = self._names.answers.copy(), self._listed.copy()
         groups, gids = self._groups.answers.copy(), self._gids.answers.copy()
-        people = [user for user in (*names.values(), *listed.values()) if isinstance(user, User)]
-        entries: dict[int, User | Absent | Unavailable] = {}
-        for user in people:
-            entries.setdefault(user.uid, user)
+        people = [user for user in names.values() if isinstance(user, User)]
+        people += listed.values()
+        entries: dict[int, User | Absent | Unavailable] = {
+            user.uid: user
+            for user in reversed(people)  # the first of a uid counts
+        }
         for uid in wanted.uids:
             entries[uid] = self._uids.answers.get(uid, _LATE)
-        primary: dict[int, set[int]] = {}
+        primary: defaultdict[int, set[int]] = defaultdict(set)
         for user in listed.values() if wanted.listing else ():
-            primary.setdefault(user.gid, set()).add(user.uid)
+            primary[user.gid].add(user.uid)
         complete = self._listing_complete or not wanted.listing
         return Accounts(
             users={name: names.get(name, _LATE) for name in wanted.users},
@@ -252,10 +261,13 @@ class _Search:
                 self._services_listed.add(index)
                 if service == "files" and complete:
                     self._in_files = _Files(users)
+            listed = {name: self._listed[name] for name in names if name in self._listed}
+            self._names.settle(listed)
             for name in names:
-                self._in_time()
-                user = self._listed.get(name) or (nss.user_by_name(name) if answers else _REFUSED)
-                self._names.take(name, user, services_left=more)
+                if name not in listed:
+                    self._in_time()
+                    user = nss.user_by_name(name) if answers else _REFUSED
+                    self._names.take(name, user, services_left=more)
             for uid in uids:
                 self._in_time()
                 user = self._user_by_uid(nss, service, uid) if answers else _REFUSED
@@ -337,13 +349,11 @@ def _with_uids(
         return Group(group.name, group.gid, group.members)
     uids = set()
     for name in group.members:
-        match users.get(name, _LATE):
-            case User(uid=uid):
-                uids.add(uid)
-            case Unavailable() as unavailable:
-                return Group(group.name, group.gid, unavailable)
-            case Absent():
-                pass
+        user = users.get(name, _LATE)
+        if isinstance(user, User):
+            uids.add(user.uid)
+        elif isinstance(user, Unavailable):
+            return Group(group.name, group.gid, user)
     return Group(group.name, group.gid, frozenset(uids))
 
 

@@ -124,20 +124,20 @@ class Nss:
 
         Returns False for one that can: the list broke off.
         """
-        entry, result, size = _Passwd(), ctypes.c_void_p(), _FIRST_BUFFER
-        buffer = ctypes.create_string_buffer(size)
+        entry, result, size = _Passwd(), ctypes.c_void_p(), ctypes.c_size_t(_FIRST_BUFFER)
+        buffer = ctypes.create_string_buffer(size.value)
+        # With as little as can be for each: there may be many.
+        next_user, into, found = self._libc.getpwent_r, ctypes.byref(entry), ctypes.byref(result)
         self._libc.setpwent()
         try:
-            while True:  # with as little as can be for each: there may be many
+            while True:
                 ctypes.set_errno(_NO_ERRNO)
-                number = self._libc.getpwent_r(
-                    ctypes.byref(entry), buffer, ctypes.c_size_t(size), ctypes.byref(result)
-                )
+                number = next_user(into, buffer, size, found)
                 if number == 0 and result:
                     yield _user(entry)
-                elif number == errno.ERANGE and size < _LARGEST_ENTRY:
-                    size *= 4
-                    buffer = ctypes.create_string_buffer(size)
+                elif number == errno.ERANGE and size.value < _LARGEST_ENTRY:
+                    size.value *= 4
+                    buffer = ctypes.create_string_buffer(size.value)
                 elif number != errno.EINTR:
                     return bool(number == errno.ENOENT)  # what it says after the last one
         finally:
