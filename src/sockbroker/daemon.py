@@ -331,9 +331,9 @@ class Daemon:
     ) -> None:
         """Bring the disk to the policy before anybody is served, and tell how far it is."""
         report = Report()
-        sweep(folders, disposal.add, report)
+        found = sweep(folders, disposal.add, report)
         began = told = time.monotonic()
-        for _ in generation.set_up(report):
+        for _ in generation.set_up(report, found):
             now = time.monotonic()
             if now - told >= SECONDS_BETWEEN_PROGRESS:
                 told = now

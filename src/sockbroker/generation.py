@@ -15,7 +15,7 @@ from sockbroker.core.policy import Document, Policy
 from sockbroker.folders import Folders
 from sockbroker.kernel.loop import Loop
 from sockbroker.kernel.worker import Worker
-from sockbroker.layout import Report, bring
+from sockbroker.layout import Found, Report, bring
 from sockbroker.loading import Loader
 from sockbroker.logs import Logger
 
@@ -61,9 +61,9 @@ class Generation:
         self._loader.keep(document, policy)
         gc.freeze()  # collecting over a large, lasting policy would hold up the loop
 
-    def set_up(self, report: Report) -> Iterator[None]:
+    def set_up(self, report: Report, found: Found) -> Iterator[None]:
         """Bring the disk to the policy at the start; the caller runs it through."""
-        yield from bring(self._folders, self.policy, report, at_start=True)
+        yield from bring(self._folders, self.policy, report, found)
         self.report = report
 
     def reload(self, done: Done) -> None:
@@ -95,7 +95,7 @@ class Generation:
             self.number += 1
             self._folders.keep(policy.apps)
             self._next_report = Report(orphans=self.report.orphans)
-            self._pass = bring(self._folders, policy, self._next_report, at_start=False)
+            self._pass = bring(self._folders, policy, self._next_report)
             gc.collect()  # or what is garbage now would be kept for good, at each reload anew
             gc.freeze()  # no cycles in it: the old one is freed by its references
             self._slice(self._pass)

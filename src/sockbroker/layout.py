@@ -8,12 +8,13 @@ slices between the calls of peers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import assert_never
 
 from sockbroker.core.escaping import escape
+from sockbroker.core.names import parse_uid
 from sockbroker.core.policy import App, Policy
 from sockbroker.folders import Folders
 from sockbroker.kernel.app_folder import Folder, Outcome, Wanted
@@ -65,9 +66,17 @@ class Report:
         return (*self.problems, f"and {self.more_problems} more of this kind")
 
 
-def sweep(folders: Folders, dispose: Dispose, report: Report) -> None:
-    """Clean up after a killed run; only at start, when nothing of this run is under way."""
+Found = dict[str, list[int]]
+"""The uids of the directories in a folder, by its app; of a folder that is not here see there."""
+
+
+def sweep(folders: Folders, dispose: Dispose, report: Report) -> Found:
+    """Clean up after a killed run; only at start, when nothing of this run is under way.
+
+    Returns what it has come upon, for `bring`.
+    """
     base = folders.base
+    found: Found = {}
     try:
         for name in base.sweep():
             report.problem(
@@ -75,26 +84,32 @@ def sweep(folders: Folders, dispose: Dispose, report: Report) -> None:
                 " see what is in it"
             )
         for name in base.scan():
-            _sweep_folder(base, name, dispose, report)
+            _sweep_folder(base, name, dispose, found, report)
     except OSError as error:
         report.problem(_sentence(base.path, error))
+    return found
 
 
-def _sweep_folder(base: Base, name: str, dispose: Dispose, report: Report) -> None:
+def _sweep_folder(base: Base, name: str, dispose: Dispose, found: Found, report: Report) -> None:
     try:
         folder = base.find(name)
         if folder is not None:
             with folder:
-                for left in folder.sweep():
+                names = folder.names()
+                for left in folder.sweep(names):
                     dispose(name, left)
+            found[name] = [uid for uid in map(parse_uid, names) if uid is not None]
     except (Obstructed, OSError) as error:
         report.problem(_sentence(f"{base.path}/{name}", error))
 
 
-def bring(folders: Folders, policy: Policy, report: Report, *, at_start: bool) -> Iterator[None]:
+def bring(
+    folders: Folders, policy: Policy, report: Report, found: Found | None = None
+) -> Iterator[None]:
     """Bring the disk to `policy`, yielding after each directory or few; `report` fills meanwhile.
 
-    With `at_start` nobody is served yet, so that nobody else makes or asks for a folder meanwhile.
+    At a start `found` is what `sweep` has just come upon: nobody is served yet, so that nobody else
+    makes or asks for a folder meanwhile.  It is used up.
     """
     orphans = set()
     try:
@@ -109,9 +124,11 @@ def bring(folders: Folders, policy: Policy, report: Report, *, at_start: bool) -
     for app in policy.apps.values():
         yield  # an app without directories is work too
         try:
-            made = (yield from _fill(folders, app, report)) if at_start else 0
+            made = 0 if found is None else (yield from _fill(folders, app, report))
             with folders.fresh(app) as folder:
-                yield from _bring_folder(folder, app, made, report)
+                known = found.pop(app.name, None) if found else None
+                uids = folder.uids() if known is None else known
+                yield from _bring_folder(folder, app, made, () if made else uids, report)
         except (Obstructed, OSError) as error:
             report.problem(_sentence(f"{folders.base.path}/{app.name}", error))
 
@@ -125,22 +142,27 @@ def _fill(folders: Folders, app: App, report: Report) -> Generator[None, None, i
     return made
 
 
-def _bring_folder(folder: Folder, app: App, made: int, report: Report) -> Iterator[None]:
-    """`made` says how many of at_boot the folder was made with, and that it has no others."""
+def _bring_folder(
+    folder: Folder, app: App, made: int, uids: Iterable[int], report: Report
+) -> Iterator[None]:
+    """Bring the folder's directories, of these `uids`, to the policy, and make what is missing.
+
+    `made` is how many of at_boot the folder was made with.
+    """
     last = LastPass(folder.fileno())
+    confirms = last.judge(app.mode, app.gid)
     began = change_time()
     existing = set()
     all_right = True
-    if not made:
-        for uid in folder.uids():
-            existing.add(uid)
-            if last.confirms(uid, app.mode, app.gid):
-                report.right += 1
-                if report.right % BETWEEN_YIELDS:
-                    continue
-            else:
-                all_right &= _ensure(folder, app, uid, None, report)
-            yield
+    for uid in uids:
+        existing.add(uid)
+        if confirms(uid):
+            report.right += 1
+            if report.right % BETWEEN_YIELDS:
+                continue
+        else:
+            all_right &= _ensure(folder, app, uid, None, report)
+        yield
     for uid, gid in islice(app.at_boot, made, None):
         if uid not in existing:
             all_right &= _ensure(folder, app, uid, gid, report)

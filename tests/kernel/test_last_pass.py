@@ -20,7 +20,7 @@ from sockbroker.kernel.change_time import change_time
 from sockbroker.kernel.directories import Base, Parent
 from sockbroker.kernel.filling import fill
 from sockbroker.kernel.last_pass import LastPass
-from sockbroker.layout import Report, bring
+from sockbroker.layout import Report, bring, sweep
 
 pytestmark = pytest.mark.root
 
@@ -54,7 +54,7 @@ def after(change: Path) -> int:
 
 
 def told(folder: Folder, *, gid: int | None = GROUP, mode: int = MODE) -> bool:
-    return LastPass(folder.fileno()).confirms(1000, mode, gid)
+    return LastPass(folder.fileno()).judge(mode, gid)(1000)
 
 
 def test_what_has_not_changed_is_told(folder: Folder, run: Path) -> None:
@@ -65,7 +65,7 @@ def test_what_has_not_changed_is_told(folder: Folder, run: Path) -> None:
     assert told(folder, gid=None)
     assert not told(folder, gid=7)
     assert not told(folder, mode=0o700)
-    assert not LastPass(folder.fileno()).confirms(1001, MODE, GROUP)
+    assert not LastPass(folder.fileno()).judge(MODE, GROUP)(1001)
 
 
 def access_acl(path: Path) -> None:
@@ -243,10 +243,16 @@ POLICY = Policy(
 )
 
 
+def nothing_to_dispose_of(app: str, name: str) -> None:
+    raise AssertionError((app, name))
+
+
 def a_pass(*, at_start: bool = True) -> Report:
     report = Report()
     with Base.open("/run") as base:
-        for _ in bring(Folders(base), POLICY, report, at_start=at_start):
+        folders = Folders(base)
+        found = sweep(folders, nothing_to_dispose_of, report) if at_start else None
+        for _ in bring(folders, POLICY, report, found):
             continue
     return report
 
@@ -284,7 +290,7 @@ def test_what_changes_during_a_pass_is_found_by_the_next_one(run: Path) -> None:
     """
     a_pass()
     with Base.open("/run") as base:
-        for _ in bring(Folders(base), POLICY, Report(), at_start=False):
+        for _ in bring(Folders(base), POLICY, Report()):
             access_acl(run / "chat/1000")
             after(run / "chat/1000")
     assert own_run.acls(run / "chat/1000") != []
@@ -321,7 +327,7 @@ def test_of_many_that_were_made_at_once_each_is_told(run: Path) -> None:
         assert made == len(uids)
         with base.folder("chat", Parent(mode=0o711, gid=0), adopt=False) as folder:
             last = LastPass(folder.fileno())
-            assert [uid for uid in uids if not last.confirms(uid, 0o700, uid)] == []
+            assert [uid for uid in uids if not last.judge(0o700, uid)(uid)] == []
 
 
 def test_a_pass_that_found_a_problem_is_not_remembered(run: Path) -> None:

@@ -261,19 +261,25 @@ class Folder:
             raise ValueError(f"not what was moved aside for uid {uid}: {name!r}")
         self._rename(name, str(uid))
 
-    def sweep(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Return all that is in the folder, in one go: for when nobody waits for a turn."""
+        with Owned(open_list(self._descriptor)) as listing:
+            return os.listdir(listing)
+
+    def sweep(self, names: list[str] | None = None) -> list[str]:
         """Remove what a killed run left half made; name what still has to be deleted.
 
-        A staged directory is empty unless its owner, who it was given to just before the kill,
-        has put something into it: then it is moved aside like one that was released.
+        `names` are what `names` returned, if that was asked for already.  A staged directory is
+        empty unless its owner, who it was given to just before the kill, has put something into
+        it: then it is moved aside like one that was released.
         """
-        names = self._dotted()
-        staged = [name for name in names if _STAGED.fullmatch(name)]
+        names = self.names() if names is None else names
+        staged = [name for name in names if name[0] == "." and _STAGED.fullmatch(name)]
         for name in staged:
             self._discard(name)
         if staged:
-            names = self._dotted()  # some may have been moved aside
-        return [name for name in names if _REMOVED.fullmatch(name)]
+            names = self.names()  # some may have been moved aside
+        return [name for name in names if name[0] == "." and _REMOVED.fullmatch(name)]
 
     def _create(self, uid: int, mode: int, gid: int) -> bool:
         """Make the directory under another name, complete, then give it its own.
@@ -347,11 +353,6 @@ class Folder:
                 self._rename(staged, f".old-{uid}-{_tag()}")
             elif error.errno != errno.EBUSY:
                 raise
-
-    def _dotted(self) -> list[str]:
-        """Name all but the runtime directories, in one go: for when nobody waits for a turn."""
-        with Owned(open_list(self._descriptor)) as listing:
-            return [name for name in os.listdir(listing) if name.startswith(".")]
 
     def _names(self) -> Generator[str, None, None]:
         with Owned(open_list(self._descriptor)) as listing, os.scandir(listing) as entries:

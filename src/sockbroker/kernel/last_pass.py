@@ -15,6 +15,7 @@ that was set back and forth again in between, to the millisecond, would be belie
 import os
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -41,22 +42,27 @@ class LastPass:
             if written and marker.st_mtime_ns <= time.time_ns():
                 self._moment = marker.st_mtime_ns
 
-    def confirms(self, uid: int, mode: int, gid: int | None) -> bool:
-        """Whether the directory of `uid` is sure to be as wanted, ACLs and mounts included."""
-        if not self._moment:
-            return False
-        seen = self._glance(b"%d" % uid)
-        if not seen:
-            return False
-        attributes, owner, group, its_mode, _size, known, seconds, nanoseconds = seen
-        return (
-            owner == uid
-            and its_mode == stat.S_IFDIR | mode
-            and gid in (None, group)
-            and known & STATX_ATTR_MOUNT_ROOT != 0  # Linux 5.8
-            and attributes & STATX_ATTR_MOUNT_ROOT == 0
-            and seconds * _SECOND + nanoseconds < self._moment
-        )
+    def judge(self, mode: int, gid: int | None) -> Callable[[int], bool]:
+        """Return what tells of a uid whether its directory is sure to be as wanted.
+
+        ACLs and mounts are included; what is doubtful is not sure.
+        """
+        glance, moment, wanted_mode = self._glance, self._moment, stat.S_IFDIR | mode
+
+        def confirms(uid: int) -> bool:
+            seen = glance(b"%d" % uid)
+            if not seen:
+                return False
+            attributes, owner, group, its_mode, _size, known, seconds, nanoseconds = seen
+            return (
+                owner == uid
+                and its_mode == wanted_mode
+                and gid in (None, group)
+                and known & ~attributes & STATX_ATTR_MOUNT_ROOT != 0  # known since Linux 5.8
+                and seconds * _SECOND + nanoseconds < moment
+            )
+
+        return confirms if moment else lambda _uid: False
 
     def rules_out_acls(self, seconds: int, nanoseconds: int) -> bool:
         """Whether a directory that was last changed then, by its ctime, is sure to have no ACL."""
