@@ -7,11 +7,11 @@ left out.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from sockbroker.core.accounts import Unavailable
 from sockbroker.core.names import OVERFLOW_IDS
-from sockbroker.core.policy import AppText, Position
+from sockbroker.core.policy import AppText, Position, UserEntry
 from sockbroker.core.registry import Consequence, Registry
 from sockbroker.core.rules import BootList, Rules
 from sockbroker.core.spans import Span, Spans, common, count, merged, of_ids, overlap, without
@@ -60,19 +60,23 @@ def boot_list(app: AppText, access: Access, registry: Registry) -> BootList:
     return BootList(spans=everybody, gid=access.gid, gids=registry.primary_gids())
 
 
-def _named(app: AppText, access: Access, registry: Registry) -> Iterator[tuple[Span, Position]]:
+Named: TypeAlias = tuple[Span, UserEntry | Position]
+"""Uids, and where they are named: the entry, of which there may be many, or `everyone`."""
+
+
+def _named(app: AppText, access: Access, registry: Registry) -> Iterator[Named]:
     """Yield the uids of each entry of at_boot.users, leaving out what cannot be told yet."""
     consequence = Consequence.of(f"at_boot of app {app.name} lacks it")
     for entry in app.at_boot.users:
         if entry.name is not None:
             uid = registry.uid(entry, consequence)
             if isinstance(uid, int):
-                yield (uid, uid), entry.position
+                yield (uid, uid), entry
         elif entry.first != entry.last:
             if _gids_known(app, access, registry, entry.position):
-                yield (entry.first, entry.last), entry.position
+                yield (entry.first, entry.last), entry
         elif access.gid is not None or registry.knows_group_of(entry, consequence):
-            yield (entry.first, entry.last), entry.position
+            yield (entry.first, entry.last), entry
     everyone = app.at_boot.everyone
     if everyone is not None and _gids_known(app, access, registry, everyone):
         yield access.uid_range, everyone
@@ -88,12 +92,13 @@ def _report(
     app: AppText,
     access: Access,
     registry: Registry,
-    named: list[tuple[Span, Position]],
+    named: list[Named],
     refused: Spans,
     stray: Spans,
 ) -> None:
     """Report the users named under at_boot whom the app denies, or does not allow."""
-    for span, position in named:
+    for span, where in named:
+        position = where.position if isinstance(where, UserEntry) else where
         for first, last in overlap(span, refused):
             registry.problems.add(
                 position,

@@ -35,10 +35,10 @@ def is_not_word(text: str, *, quoted: bool) -> bool:
 
 def read_user(text: str, *, quoted: bool) -> tuple[str | None, int, int]:
     """Return the name, or None and the first and last uid; raises WordError."""
-    if _USUAL_NAME.fullmatch(text) is not None and text not in _NOT_WORDS:
-        return text, 0, 0
     if (uid := _read_id(text, "uid")) is not None:
         return None, uid, uid
+    if _USUAL_NAME.fullmatch(text) is not None and text not in _NOT_WORDS:
+        return text, 0, 0
     if (match := _RANGE.fullmatch(text)) is not None:
         first, last = parse_uid(match[1]), parse_uid(match[2])
         if first is None or last is None or f"{first}-{last}" != text:
@@ -56,10 +56,10 @@ def read_user(text: str, *, quoted: bool) -> tuple[str | None, int, int]:
 
 def read_group(text: str, *, quoted: bool) -> tuple[str | None, int]:
     """Return the name, or None and the gid; raises WordError."""
-    if _USUAL_NAME.fullmatch(text) is not None and text not in _NOT_WORDS:
-        return text, 0
     if (gid := _read_id(text, "gid")) is not None:
         return None, gid
+    if _USUAL_NAME.fullmatch(text) is not None and text not in _NOT_WORDS:
+        return text, 0
     if _RANGE.fullmatch(text) is not None:
         raise WordError(f"{quote(text)}: ranges are for users; name each group by itself")
     return _read_name(text, quoted=quoted, kind="group"), 0
@@ -77,14 +77,15 @@ def read_number(text: str, what: str, *, least: int) -> int:
 
 def _read_id(text: str, kind: str) -> int | None:
     """Read a number; None if the text has anything but digits; raises WordError for a bad one."""
+    if not (text.isdecimal() and text.isascii()):
+        return None
     number = parse_uid(text)
     if number is None:
-        if text.isascii() and text.isdecimal():
-            raise WordError(
-                f"{quote(text)} is not a {kind}; write it in decimal without leading zeros, at "
-                f"most {MAX_ID}"
-            )
-    elif number in OVERFLOW_IDS:
+        raise WordError(
+            f"{quote(text)} is not a {kind}; write it in decimal without leading zeros, at "
+            f"most {MAX_ID}"
+        )
+    if number in OVERFLOW_IDS:
         raise WordError(
             f"the kernel shows {kind} {number} for every id without a mapping, so that it "
             "identifies nobody and is always refused; remove it"
