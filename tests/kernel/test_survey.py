@@ -82,7 +82,7 @@ def both() -> tuple[Sight | None, Sight | None]:
         if entry is None:
             return Survey(folder, tables).look(ALICE), None
         used = usage_of(folder.fileno(), str(ALICE), ALICE, tables)
-        thorough = Sight(entry.mode, entry.gid, entry.acl, entry.obstruction, used)
+        thorough = Sight(*entry, used)
         return Survey(folder, tables).look(ALICE), thorough
 
 

@@ -49,7 +49,7 @@ from sockbroker.kernel.syscalls import (
 
 MARKER: Final = ".sockbroker"
 MOUNTED: Final = "something is mounted on it"
-NOBODY: Final = 2**32 - 1  # (uid_t)-1: no uid and no gid
+NOBODY: Final = 2**32 - 1  # (gid_t)-1: no gid
 
 # 64 random bits: no state to keep, and two of them do not meet.
 _UID_AND_TAG: Final = r"(0|[1-9][0-9]{0,9})-[0-9a-f]{16}"
@@ -84,28 +84,17 @@ class Entry(NamedTuple):
     """How a runtime directory is.
 
     `obstruction` says why it is none that the broker could have made, else None.  Of what is
-    mounted on it nothing is asked, because a file server may never answer: then uid and gid are
-    NOBODY and mode, device and inode 0.
+    mounted on it nothing is asked, because a file server may never answer: then gid is NOBODY and
+    mode 0.
     """
 
-    uid: int
-    gid: int
     mode: int
-    obstruction: str | None
+    gid: int
     acl: bool
-    device: int
-    inode: int
+    obstruction: str | None
 
 
-_MOUNTED: Final = Entry(
-    uid=NOBODY,
-    gid=NOBODY,
-    mode=0,
-    obstruction=MOUNTED,
-    acl=False,
-    device=0,
-    inode=0,
-)
+_MOUNTED: Final = Entry(mode=0, gid=NOBODY, acl=False, obstruction=MOUNTED)
 
 Outcome = Literal["created", "existing", "repaired"]
 State = Literal["ok", "drifted", "obstructed"]
@@ -366,13 +355,10 @@ def _entry(descriptor: int, uid: int) -> Entry:
     if obstruction is None and status.uid != uid:
         obstruction = f"belongs to uid {status.uid}, not {uid}"
     return Entry(
-        uid=status.uid,
-        gid=status.gid,
         mode=stat.S_IMODE(status.mode),
-        obstruction=obstruction,
+        gid=status.gid,
         acl=obstruction is None and has_acl(descriptor),
-        device=status.device,
-        inode=status.inode,
+        obstruction=obstruction,
     )
 
 

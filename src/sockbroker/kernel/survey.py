@@ -13,7 +13,7 @@ import os
 import stat
 from typing import Final, NamedTuple
 
-from sockbroker.kernel.app_folder import NOBODY, Entry, Folder
+from sockbroker.kernel.app_folder import Entry, Folder
 from sockbroker.kernel.entries import BY_DESCRIPTOR, BY_NAME, has_acl
 from sockbroker.kernel.last_pass import LastPass
 from sockbroker.kernel.syscalls import (
@@ -42,15 +42,7 @@ class Sight(NamedTuple):
 
     def entry(self) -> Entry:
         """Give what `Folder.state` judges."""
-        return Entry(
-            uid=NOBODY,
-            gid=self.gid,
-            mode=self.mode,
-            obstruction=self.obstruction,
-            acl=self.acl,
-            device=0,
-            inode=0,
-        )
+        return Entry(self.mode, self.gid, self.acl, self.obstruction)
 
 
 class Survey:
@@ -104,7 +96,7 @@ class Survey:
         if entry is None:
             return None
         usage = usage_of(self._descriptor, str(uid), uid, self._tables)
-        return Sight(entry.mode, entry.gid, entry.acl, entry.obstruction, usage)
+        return Sight(*entry, usage)
 
     def _usage(self, directory: int, uid: int) -> Usage:
         if self._tables is None:
