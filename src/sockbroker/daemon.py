@@ -36,7 +36,7 @@ from sockbroker.kernel.root_path import DirectoryError, open_root_path
 from sockbroker.kernel.service_manager import Inherited, Notifier, systemd_is_running, take
 from sockbroker.kernel.worker import Worker
 from sockbroker.launch import Launch, in_background
-from sockbroker.layout import Report, sweep
+from sockbroker.layout import Dispose, Report
 from sockbroker.listing import Listing
 from sockbroker.loading import look_up, problems_of, read
 from sockbroker.logs import Logger, logger_for, syslog_logger
@@ -269,7 +269,7 @@ class Daemon:
             log=self._log,
             changed=self._tell_status,
         )
-        self._set_up_disk(generation, folders, disposal, launch)
+        self._set_up_disk(generation, disposal.add, launch)
 
         record = Record(self._log)
         sightings = Sightings(Worker("sightings", loop.call_from_thread))
@@ -326,14 +326,11 @@ class Daemon:
         )
         launch.ready()
 
-    def _set_up_disk(
-        self, generation: Generation, folders: Folders, disposal: Disposal, launch: Launch
-    ) -> None:
+    def _set_up_disk(self, generation: Generation, dispose: Dispose, launch: Launch) -> None:
         """Bring the disk to the policy before anybody is served, and tell how far it is."""
         report = Report()
-        found = sweep(folders, disposal.add, report)
         began = told = time.monotonic()
-        for _ in generation.set_up(report, found):
+        for _ in generation.set_up(report, dispose):
             now = time.monotonic()
             if now - told >= SECONDS_BETWEEN_PROGRESS:
                 told = now

@@ -15,7 +15,7 @@ from sockbroker.core.policy import Document, Policy
 from sockbroker.folders import Folders
 from sockbroker.kernel.loop import Loop
 from sockbroker.kernel.worker import Worker
-from sockbroker.layout import Found, Report, bring
+from sockbroker.layout import Dispose, Report, bring, sweep
 from sockbroker.loading import Loader
 from sockbroker.logs import Logger
 
@@ -61,9 +61,10 @@ class Generation:
         self._loader.keep(document, policy)
         gc.freeze()  # collecting over a large, lasting policy would hold up the loop
 
-    def set_up(self, report: Report, found: Found) -> Iterator[None]:
-        """Bring the disk to the policy at the start; the caller runs it through."""
-        yield from bring(self._folders, self.policy, report, found)
+    def set_up(self, report: Report, dispose: Dispose) -> Iterator[None]:
+        """Clean up and bring the disk to the policy at the start; the caller runs it through."""
+        sweep(self._folders, self.policy.apps, dispose, report)
+        yield from bring(self._folders, self.policy, report, dispose)
         self.report = report
 
     def reload(self, done: Done) -> None:

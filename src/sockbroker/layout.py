@@ -8,7 +8,7 @@ slices between the calls of peers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import assert_never
@@ -66,17 +66,12 @@ class Report:
         return (*self.problems, f"and {self.more_problems} more of this kind")
 
 
-Found = dict[str, list[int]]
-"""The uids of the directories in a folder, by its app; of a folder that is not here see there."""
+def sweep(folders: Folders, apps: Container[str], dispose: Dispose, report: Report) -> None:
+    """Clean up after a killed run, but in the folders of `apps`, which `bring` sees to.
 
-
-def sweep(folders: Folders, dispose: Dispose, report: Report) -> Found:
-    """Clean up after a killed run; only at start, when nothing of this run is under way.
-
-    Returns what it has come upon, for `bring`.
+    Only at a start, when nothing of this run is under way.
     """
     base = folders.base
-    found: Found = {}
     try:
         for name in base.sweep():
             report.problem(
@@ -84,32 +79,30 @@ def sweep(folders: Folders, dispose: Dispose, report: Report) -> Found:
                 " see what is in it"
             )
         for name in base.scan():
-            _sweep_folder(base, name, dispose, found, report)
+            if name not in apps:
+                _sweep_folder(base, name, dispose, report)
     except OSError as error:
         report.problem(_sentence(base.path, error))
-    return found
 
 
-def _sweep_folder(base: Base, name: str, dispose: Dispose, found: Found, report: Report) -> None:
+def _sweep_folder(base: Base, name: str, dispose: Dispose, report: Report) -> None:
     try:
         folder = base.find(name)
         if folder is not None:
             with folder:
-                names = folder.names()
-                for left in folder.sweep(names):
+                for left in folder.sweep(folder.names()):
                     dispose(name, left)
-            found[name] = [uid for uid in map(parse_uid, names) if uid is not None]
     except (Obstructed, OSError) as error:
         report.problem(_sentence(f"{base.path}/{name}", error))
 
 
 def bring(
-    folders: Folders, policy: Policy, report: Report, found: Found | None = None
+    folders: Folders, policy: Policy, report: Report, dispose: Dispose | None = None
 ) -> Iterator[None]:
     """Bring the disk to `policy`, yielding after each directory or few; `report` fills meanwhile.
 
-    At a start `found` is what `sweep` has just come upon: nobody is served yet, so that nobody else
-    makes or asks for a folder meanwhile.  It is used up.
+    With `dispose` this is a start: nobody is served yet, so that nobody else makes or asks for a
+    folder meanwhile, and what a killed run has left is cleaned up.
     """
     orphans = set()
     try:
@@ -124,11 +117,9 @@ def bring(
     for app in policy.apps.values():
         yield  # an app without directories is work too
         try:
-            made = 0 if found is None else (yield from _fill(folders, app, report))
+            made = 0 if dispose is None else (yield from _fill(folders, app, report))
             with folders.fresh(app) as folder:
-                known = found.pop(app.name, None) if found else None
-                uids = folder.uids() if known is None else known
-                yield from _bring_folder(folder, app, made, () if made else uids, report)
+                yield from _bring_folder(folder, app, made, dispose, report)
         except (Obstructed, OSError) as error:
             report.problem(_sentence(f"{folders.base.path}/{app.name}", error))
 
@@ -143,18 +134,15 @@ def _fill(folders: Folders, app: App, report: Report) -> Generator[None, None, i
 
 
 def _bring_folder(
-    folder: Folder, app: App, made: int, uids: Iterable[int], report: Report
+    folder: Folder, app: App, made: int, dispose: Dispose | None, report: Report
 ) -> Iterator[None]:
-    """Bring the folder's directories, of these `uids`, to the policy, and make what is missing.
-
-    `made` is how many of at_boot the folder was made with.
-    """
+    """`made` says how many of at_boot the folder was made with, and that it has no others."""
     last = LastPass(folder.fileno())
     confirms = last.judge(app.mode, app.gid)
     began = change_time()
     existing = set()
     all_right = True
-    for uid in uids:
+    for uid in () if made else _uids(folder, dispose, report):
         existing.add(uid)
         if confirms(uid):
             report.right += 1
@@ -169,6 +157,19 @@ def _bring_folder(
             yield
     if all_right:
         last.remember(began)
+
+
+def _uids(folder: Folder, dispose: Dispose | None, report: Report) -> Iterable[int]:
+    """Give what is in a folder; at a start by the one list that shows what is to be cleaned up."""
+    if dispose is None:
+        return folder.uids()
+    names = folder.names()
+    try:
+        for left in folder.sweep(names):
+            dispose(folder.app, left)
+    except OSError as error:
+        report.problem(_sentence(folder.path, error))
+    return [uid for uid in map(parse_uid, names) if uid is not None]
 
 
 def _ensure(folder: Folder, app: App, uid: int, gid: int | None, report: Report) -> bool:

@@ -49,7 +49,7 @@ def _clear(base: Base, *, force: bool) -> list[str]:
                     reason = _clear_one(folder, uid, tables, force=force)
                     if reason is not None:
                         kept.append(f"{folder.path}/{uid}: kept: {reason}")
-                for name in folder.sweep():
+                for name in folder.sweep(folder.names()):
                     result = remove(folder.fileno(), name, stop=lambda: False)
                     if isinstance(result, Parked):
                         kept.append(f"{folder.path}/{escape(name)}: kept: {result.reason}")

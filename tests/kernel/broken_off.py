@@ -26,7 +26,7 @@ def start() -> None:
             found = base.find(app)
             if found is not None:
                 with found as folder:
-                    for name in folder.sweep():
+                    for name in folder.sweep(folder.names()):
                         remove(folder.fileno(), name, stop=lambda: False)
         with base.folder("chat", PARENT, adopt=True) as folder:
             folder.ensure(1000, WANTED, new_gid=1000, limit=10)

@@ -198,7 +198,7 @@ def recover(base_path: Path, app: str, uid: int, wanted: Wanted) -> None:
         base.lock()
         assert base.sweep() == []
         with base.folder(app, PARENT, adopt=False) as folder:
-            for name in folder.sweep():
+            for name in folder.sweep(folder.names()):
                 remove(folder.fileno(), name, stop=never)
             folder.ensure(uid, wanted, new_gid=uid, limit=10)
 

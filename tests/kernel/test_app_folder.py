@@ -216,7 +216,7 @@ def test_owner_is_at_the_staged_one(folder: Folder, run: Path) -> None:
                 pass
             if folder.look(1000) is not None:
                 (chat / folder.move_aside(1000)).rmdir()
-    assert folder.sweep() == []
+    assert folder.sweep(folder.names()) == []
     assert names(chat) == [".sockbroker"]
 
 
@@ -307,7 +307,7 @@ def _assert_mounted(folder: Folder) -> None:
             act()
     assert list(folder.uids()) == [1000]
     assert folder.count() == 1
-    assert folder.sweep() == []
+    assert folder.sweep(folder.names()) == []
 
 
 def test_mount_after_the_look(folder: Folder, run: Path) -> None:
@@ -339,7 +339,7 @@ def test_moved_aside_and_back(folder: Folder, run: Path) -> None:
     before = (run / "chat/1000").stat()
     aside = folder.move_aside(1000)
     assert folder.look(1000) is None
-    assert folder.sweep() == [aside]
+    assert folder.sweep(folder.names()) == [aside]
     assert aside.split("-")[:2] == [".old", "1000"]
     folder.put_back(aside, 1000)
     assert (run / "chat/1000").stat().st_ino == before.st_ino
@@ -371,10 +371,10 @@ def test_sweep(folder: Folder, run: Path) -> None:
     for name in (f".new-1000-{tag}", f".new-1001-{tag}", f".old-1002-{tag}", ".new-x", "other"):
         (run / "chat" / name).mkdir()
     (run / f"chat/.new-1001-{tag}/file").touch()
-    waiting = folder.sweep()
+    waiting = folder.sweep(folder.names())
     assert sorted(name.split("-")[1] for name in waiting) == ["1001", "1002"]
     assert names(run / "chat") == sorted([".sockbroker", "1000", ".new-x", "other", *waiting])
-    assert sorted(folder.sweep()) == sorted(waiting)
+    assert sorted(folder.sweep(folder.names())) == sorted(waiting)
 
 
 def test_sweep_past_a_mount(folder: Folder, run: Path) -> None:
@@ -385,12 +385,12 @@ def test_sweep_past_a_mount(folder: Folder, run: Path) -> None:
     with own_run.mounted_fuse(run / f"chat/.new-1000-{tag}", uid=1000, allow_other=True):
         own_run.within(10, lambda: _assert_swept(folder))
     assert names(run / "chat") == [f".new-1000-{tag}", ".sockbroker"]
-    assert folder.sweep() == []
+    assert folder.sweep(folder.names()) == []
     assert folder.count() == 0
 
 
 def _assert_swept(folder: Folder) -> None:
-    assert folder.sweep() == []
+    assert folder.sweep(folder.names()) == []
     assert folder.count() == 1
 
 
@@ -411,7 +411,7 @@ def test_two_lists_at_once(folder: Folder) -> None:
     first, second = folder.uids(), folder.uids()
     seen = [next(first) for _ in range(100)], [next(second) for _ in range(50)]
     assert folder.count() == 300
-    folder.sweep()
+    folder.sweep(folder.names())
     assert sorted([*seen[0], *first]) == sorted([*seen[1], *second]) == list(range(1000, 1300))
 
 
@@ -459,6 +459,6 @@ def test_no_descriptor_is_left_open(folder: Folder, run: Path) -> None:
             folder.move_aside(uid)
         except (Obstructed, LimitReached, NoSuchDirectory):
             pass
-    folder.sweep()
+    folder.sweep(folder.names())
     folder.count()
     assert own_run.descriptors() == before

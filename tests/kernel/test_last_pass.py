@@ -20,7 +20,7 @@ from sockbroker.kernel.change_time import change_time
 from sockbroker.kernel.directories import Base, Parent
 from sockbroker.kernel.filling import fill
 from sockbroker.kernel.last_pass import LastPass
-from sockbroker.layout import Report, bring, sweep
+from sockbroker.layout import Report, bring
 
 pytestmark = pytest.mark.root
 
@@ -243,16 +243,14 @@ POLICY = Policy(
 )
 
 
-def nothing_to_dispose_of(app: str, name: str) -> None:
+def nothing_left(app: str, name: str) -> None:
     raise AssertionError((app, name))
 
 
 def a_pass(*, at_start: bool = True) -> Report:
     report = Report()
     with Base.open("/run") as base:
-        folders = Folders(base)
-        found = sweep(folders, nothing_to_dispose_of, report) if at_start else None
-        for _ in bring(folders, POLICY, report, found):
+        for _ in bring(Folders(base), POLICY, report, nothing_left if at_start else None):
             continue
     return report
 
@@ -295,6 +293,25 @@ def test_what_changes_during_a_pass_is_found_by_the_next_one(run: Path) -> None:
             after(run / "chat/1000")
     assert own_run.acls(run / "chat/1000") != []
     assert a_pass().repaired == 1
+
+
+def test_what_comes_before_a_folder_is_read_is_looked_at(run: Path) -> None:
+    """A pass vouches for everything that is there when it begins with a folder, or it is no pass.
+
+    Seen to fail when the folder was listed before.
+    """
+    a_pass()
+    report = Report()
+    with Base.open("/run") as base:
+        passing = bring(Folders(base), POLICY, report, nothing_left)
+        next(passing)
+        (run / "chat/1002").mkdir()
+        os.chown(run / "chat/1002", 1002, GROUP)
+        os.setxattr(run / "chat/1002", own_run.ACCESS_ACL, own_run.acl(user=1001, permissions=5))
+        (run / "chat/1002").chmod(MODE)
+        for _ in passing:
+            continue
+    assert (report.repaired, own_run.acls(run / "chat/1002")) == (1, [])
 
 
 def test_a_folder_that_is_filled_is_remembered(run: Path) -> None:

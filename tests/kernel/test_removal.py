@@ -271,7 +271,7 @@ def test_fuse_in_it(folder: Folder, run: Path, where: str, *, allow_other: bool)
                 )
 
         own_run.within(10, act)
-        assert folder.sweep() == [name]
+        assert folder.sweep(folder.names()) == [name]
     assert remove(folder.fileno(), name, stop=never) == Removed()
 
 
@@ -287,7 +287,7 @@ def test_bind_mounts_in_it(folder: Folder, run: Path) -> None:
     before = record(run / "data"), record(run / "data/precious")
     assert delete(folder) == Parked("something is mounted on or in it")
     assert (record(run / "data"), record(run / "data/precious")) == before
-    (left,) = folder.sweep()
+    (left,) = folder.sweep(folder.names())
     found = [name for _, folders, files in os.walk(run / "chat" / left) for name in folders + files]
     assert "gone" not in found
     assert "precious" in found

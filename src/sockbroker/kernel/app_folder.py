@@ -255,20 +255,20 @@ class Folder:
         with Owned(open_list(self._descriptor)) as listing:
             return os.listdir(listing)
 
-    def sweep(self, names: list[str] | None = None) -> list[str]:
+    def sweep(self, names: list[str]) -> list[str]:
         """Remove what a killed run left half made; name what still has to be deleted.
 
-        `names` are what `names` returned, if that was asked for already.  A staged directory is
-        empty unless its owner, who it was given to just before the kill, has put something into
-        it: then it is moved aside like one that was released.
+        `names` is what `names` has just returned.  A staged directory is empty unless its owner,
+        who it was given to just before the kill, has put something into it: then it is moved aside
+        like one that was released.
         """
-        names = self.names() if names is None else names
-        staged = [name for name in names if name[0] == "." and _STAGED.fullmatch(name)]
+        names = [name for name in names if name.startswith(".")]  # few of many
+        staged = [name for name in names if _STAGED.fullmatch(name)]
         for name in staged:
             self._discard(name)
         if staged:
             names = self.names()  # some may have been moved aside
-        return [name for name in names if name[0] == "." and _REMOVED.fullmatch(name)]
+        return [name for name in names if _REMOVED.fullmatch(name)]
 
     def _create(self, uid: int, mode: int, gid: int) -> bool:
         """Make the directory under another name, complete, then give it its own.
