@@ -361,6 +361,38 @@ def test_many_uids_are_what_each_by_itself_is() -> None:
 
 
 @needs_root
+def test_the_first_entry_of_a_uid_counts_in_a_listing() -> None:
+    """As it does for who looks the uid up.
+
+    Seen to fail with the last one.
+    """
+    twice = "first:x:2000:7::/:/bin/sh\nsecond:x:2000:8::/:/bin/sh\n"
+
+    def test() -> None:
+        assert ask(listing=True).entries[2000] == User("first", 2000, 7)
+
+    world("files", test, USERS + twice)
+
+
+@needs_root
+def test_a_listing_has_entries_of_any_length() -> None:
+    """The C library says when its buffer is too small, and then gets a larger one.
+
+    Seen to fail when the first buffer is kept.
+    """
+    long = "".join(
+        f"u{length}:x:{length}:900:{'x' * length}:/:/bin/sh\n" for length in (3000, 30_000, 300_000)
+    )
+
+    def test() -> None:
+        entries = ask(listing=True).entries
+        for uid in (3000, 30_000, 300_000, 1001):
+            assert isinstance(entries[uid], User), uid
+
+    world("files", test, long + USERS)
+
+
+@needs_root
 def test_twenty_thousand_uids_take_one_reading() -> None:
     """And not as many searches of a long file, each of which takes a millisecond.
 
