@@ -15,6 +15,15 @@ plain_logger(2).info("event", number=1)
 assert not (left_out | {"ssl"}) & set(sys.modules), sorted(sys.modules)
 """
 
+READING = """
+import sys
+import sockbroker.daemon
+from sockbroker.core.policy_reader import read_policy
+before = set(sys.modules)
+read_policy(b"apps: {}", "policy")
+assert set(sys.modules) == before, set(sys.modules) - before
+"""
+
 AFTERWARDS = """
 import sys
 import sockbroker.logs
@@ -72,3 +81,11 @@ def test_whoever_uses_it_gets_the_real_one() -> None:
 def test_what_is_there_already_stays() -> None:
     """No second copy of a module that somebody has imported before."""
     run(BEFORE)
+
+
+def test_reading_a_policy_imports_nothing() -> None:
+    """A start has everything by then, and a reload is not held up.
+
+    Seen to fail without yaml in `libraries`.
+    """
+    run(READING)

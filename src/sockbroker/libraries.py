@@ -2,8 +2,8 @@
 
 So they come without what they import for functions that nobody here calls (see `lazy_imports`):
 structlog asyncio, a third of the daemon's start and 6 MiB of its memory, for its asynchronous
-methods; dataclasses inspect, for the signature in place of a docstring that is missing.  And yaml
-is there before a policy is opened, which then is read at once.
+methods; dataclasses inspect, for the signature in place of a docstring that is missing.  And yaml,
+so that reading the policy need not wait for it.
 """
 
 from sockbroker.lazy_imports import lazily

@@ -1,8 +1,8 @@
 """How long a start takes: with a small policy, with many directories, and reading a large policy.
 
 A start ends when the broker says READY=1; that it reads its policy is seen from outside, by when it
-opens the file.  The interpreter's start is not part of what is compared with systemd-tmpfiles,
-except where it says so.
+opens the file.  The interpreter's start, and what the daemon imports before that, are not part of
+what is compared with systemd-tmpfiles, except where it says so.
 """
 
 from __future__ import annotations
