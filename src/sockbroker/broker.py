@@ -7,7 +7,7 @@ policy decides as well, with the groups that the user database knows.
 from __future__ import annotations
 
 from sockbroker.core.decision import Allowed, Refused, decide
-from sockbroker.core.peer import AskGroups, Groups, Peer
+from sockbroker.core.peer import AskGroups, Peer
 from sockbroker.core.rules import NO_GROUP
 from sockbroker.core.service import Answer, Deferred, Encoded, Failure, Reply
 from sockbroker.core.varlink import Call, encode_reply
@@ -110,13 +110,11 @@ class Broker:
         if isinstance(decision, Refused):
             return self._record.deny(app, caller, decision, uid=peer.uid)
         grant = Grant(decision, peer, f"{self._folders.base.path}/{app}/{peer.uid}")
-        if decision.app.names_groups:
-            grant.groups = groups()
-            if grant.groups is None or len(grant.groups) > MOST_GROUPS_REMEMBERED:
-                return self._use(grant, peer, caller)
-        if len(self._grants) >= REMEMBERED:
-            del self._grants[next(iter(self._grants))]  # the oldest
-        self._grants[app, peer.uid] = grant
+        few = grant.groups is not None and len(grant.groups) <= MOST_GROUPS_REMEMBERED
+        if few or not grant.app.names_groups:
+            if len(self._grants) >= REMEMBERED:
+                del self._grants[next(iter(self._grants))]  # the oldest
+            self._grants[app, peer.uid] = grant
         return self._use(grant, peer, caller)
 
     def _use(self, grant: Grant, peer: Peer, caller: Peer) -> Answer:
@@ -149,9 +147,8 @@ class Grant:
     __slots__ = ("app", "gid", "groups", "path", "rule", "seen", "used", "wanted")
 
     def __init__(self, decision: Allowed, peer: Peer, path: str) -> None:
-        self.app, self.rule = decision
+        self.app, self.rule, self.groups = decision  # None: they do not matter
         self.gid = peer.gid
-        self.groups: Groups = None  # with which it was granted, where a rule names any
         self.wanted = Wanted(mode=self.app.mode, gid=self.app.gid)
         self.path = path
         self.used = False

@@ -33,6 +33,8 @@ class _Request(NamedTuple):
     uid: int
     path: str
     force: bool
+    refused: Refused | None
+    """What the policy says to one who may learn nothing of a release that fails."""
 
 
 class Releasing:
@@ -62,7 +64,8 @@ class Releasing:
             return uid
         app = str(call.parameters["app"])
         path = f"{self._folders.base.path}/{app}/{uid}"
-        request = _Request(session, app, uid, path, call.parameters.get("force") is True)
+        force = call.parameters.get("force") is True
+        request = _Request(session, app, uid, path, force, self._refused(session, app))
         moved = self._move_aside(request, None) if request.force else self._look(request)
         if isinstance(moved, str):
             return self._dispose(request, moved)
@@ -71,6 +74,12 @@ class Releasing:
         deferred = Deferred()
         self._sightings.ask(lambda tables: self._go_on(request, tables, deferred))
         return deferred
+
+    def _refused(self, session: Session, app: str) -> Refused | None:
+        if session.operator:
+            return None
+        decision = decide(self._generation.policy, app, session.peer, session.groups)
+        return decision if isinstance(decision, Refused) else None
 
     def _look(self, request: _Request) -> Failure | None:
         """Refuse at once what cannot be released whoever uses it."""
@@ -143,11 +152,10 @@ class Releasing:
         return folder
 
     def _refuse(self, request: _Request, error: Exception) -> Failure:
-        session = request.session
-        decision = decide(self._generation.policy, request.app, session.peer, session.groups)
-        if isinstance(decision, Refused) and not session.operator:
-            return self._record.deny(request.app, session.peer, decision)
-        return self._record.fail("release", request.app, session.peer, error, request.path)
+        peer = request.session.peer
+        if request.refused is not None:
+            return self._record.deny(request.app, peer, request.refused)
+        return self._record.fail("release", request.app, peer, error, request.path)
 
     def _dispose(self, request: _Request, moved: str) -> Reply:
         self._disposal.add(request.app, moved)

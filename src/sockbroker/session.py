@@ -22,8 +22,8 @@ class Session:
         self.operator = operator
 
     def groups(self) -> Groups:
-        """Ask for the supplementary groups of who calls; here nobody knows them."""
-        return None
+        """Ask for the supplementary groups of who calls."""
+        raise NotImplementedError
 
 
 class Connection(Session):
@@ -65,7 +65,7 @@ class Connection(Session):
         self.closed = False
 
     def groups(self) -> Groups:
-        """Ask the kernel for the supplementary groups of the peer; None once it is closed.
+        """Ask the kernel for the supplementary groups of the peer; None once its socket is closed.
 
         They are not kept: a thousand of them for each of thousands of connections are too many.
         """

@@ -396,6 +396,30 @@ def test_a_directory_that_came_out_otherwise(world: World, call: str, came_out: 
     assert granted(subject.ask(ALICE, "Request", app="chat"))[1] == "created"
 
 
+@pytest.mark.parametrize("error", ["EINVAL", "ENOMEM", "ENOPROTOOPT"])
+def test_groups_that_the_kernel_does_not_tell(world: World, error: str) -> None:
+    """They are doubt: a denied group may be among them, and none of them allows.
+
+    Seen to fail when such a peer has no groups: then he is none of those who are denied.
+    """
+    world.write(
+        "apps:\n"
+        "  guarded: {allow: {everyone: true}, deny: {groups: [guests]}}\n"
+        "  members: {allow: {groups: [chat]}}\n"
+        "  plain: {allow: {everyone: true}}\n"
+    )
+    subject = Subject(world, "base", 10_000)
+    # The first call of a connection asks for its uid.
+    untold = ("-e", "trace=getsockopt", "-e", f"inject=getsockopt:error={error}:when=2")
+    for app in ("guarded", "members"):
+        with subject.tracing(subject.daemon.pid, *untold):
+            reply = subject.ask(ALICE, "Request", app=app)
+        assert reply["error"] == f"{INTERFACE}Denied", reply
+    with subject.tracing(subject.daemon.pid, *untold):
+        assert granted(subject.ask(ALICE, "Request", app="plain"))[1] == "created"
+    assert granted(subject.ask(ALICE, "Request", app="guarded"))[1] == "created"
+
+
 @pytest.mark.parametrize("begun", [False, True], ids=["no-worker-has-begun", "each-has-begun"])
 def test_no_more_threads(world: World, begun: bool) -> None:
     """Who needs one is answered that it cannot be had, and the next who asks has it again.

@@ -1,4 +1,4 @@
-"""Who a peer is: what the kernel attests once, when it accepts, whatever the peer then becomes.
+"""Who a peer is: what the kernel attests of who connected, whatever the peer then becomes.
 
 Promised: a reply concerns the caller's kernel uid and no other, unless an operator names one; on
 any doubt the answer is no.  Said at each test: what was taken out of the program to see it fail.
@@ -62,7 +62,7 @@ apps:
 def test_more_groups_than_are_read(world: World, number: int) -> None:
     """Groups beyond what is read are doubt: they allow nothing, and a denied group denies.
 
-    Taken out: that `peer_of` gives None where the list is too long (it gave no groups at all);
+    Taken out: that `groups_of` gives None where the list is too long (it gave no groups at all);
     then a denied group is left behind by having many others.
     """
     world.start(POLICY)
@@ -84,21 +84,22 @@ def test_more_groups_than_are_read(world: World, number: int) -> None:
 
 
 def connect_with_many_groups(number: int) -> list[Line]:
-    """So many connections of Mallory's, each with a thousand groups that none before had."""
+    """So many connections of as many uids, each with a thousand groups that none before had."""
     lines = []
     for first in range(100_000, 100_000 + 1000 * number, 1000):
         os.setgroups([*range(first, first + 1000), CHAT])
-        os.setresuid(-1, MALLORY, -1)
+        os.setresuid(-1, first, -1)
         lines.append(Line(CONTROL))
         os.setresuid(-1, 0, -1)
         assert granted(lines[-1].call("Request", app="members"))
     return lines
 
 
-def test_groups_cost_nothing_while_nobody_asks_for_them(world: World) -> None:
-    """A thousand groups each make no connection larger, once they have decided.
+def test_a_thousand_groups_are_not_kept(world: World) -> None:
+    """They make no connection larger, and no remembered grant, once they have decided.
 
-    Put in: that a connection keeps its groups; then 400 of them take 28 MiB.
+    Put in: that a connection keeps its groups; then 400 of them take 28 MiB.  Taken out: that a
+    grant by many groups is not remembered; then as much.
     """
     daemon = world.start(POLICY)
     user_asks(MALLORY, "Request", app="other")

@@ -32,6 +32,8 @@ class Allowed(NamedTuple):
 
     app: App
     rule: Rule
+    # Those that were asked for. (Where nothing was asked they are None as well.)
+    groups: Groups
 
 
 class Refused(NamedTuple):
@@ -54,12 +56,15 @@ def decide(policy: Policy, app_name: str, peer: Peer, groups: AskGroups) -> Allo
         return _refused(policy, None, policy.unserved.get(app_name, "unknown app"))
     if app.deny_all is not None:
         return _refused(policy, app.deny.line, app.deny_all)
-    known = _all_groups(peer, groups()) if app.names_groups else None
-    return _denied(policy, app, peer.uid, known) or _allowed(policy, app, peer.uid, known)
-
-
-def _all_groups(peer: Peer, supplementary: Groups) -> Groups:
-    return None if supplementary is None else supplementary | {peer.gid}
+    asked = groups() if app.names_groups else None
+    known = None if asked is None else asked | {peer.gid}
+    refused = _denied(policy, app, peer.uid, known)
+    if refused is not None:
+        return refused
+    line, text = _allowing_line(app, peer.uid, known)
+    if text is None:
+        return _refused(policy, line, "no rule")
+    return Allowed(app, Rule(policy.file, line, text), asked)
 
 
 def _denied(policy: Policy, app: App, uid: int, groups: Groups) -> Refused | None:
@@ -77,17 +82,15 @@ def _denied(policy: Policy, app: App, uid: int, groups: Groups) -> Refused | Non
     return None
 
 
-def _allowed(policy: Policy, app: App, uid: int, groups: Groups) -> Allowed | Refused:
-    """Say which rule of `allow` applies, or that none does."""
+def _allowing_line(app: App, uid: int, groups: Groups) -> tuple[int, str | None]:
+    """Return the line and the name of the rule of `allow` that applies; None if none does."""
     if (line := app.allow.line_for_user(uid)) is not None:
-        text = "allow.users"
-    elif groups is not None and (line := app.allow.line_for_groups(groups)) is not None:
-        text = "allow.groups"
-    elif (line := app.allow.line_for_everyone(uid)) is not None:
-        text = "allow.everyone"
-    else:
-        return _refused(policy, app.allow.line or app.position.line, "no rule")
-    return Allowed(app, Rule(policy.file, line, text))
+        return line, "allow.users"
+    if groups is not None and (line := app.allow.line_for_groups(groups)) is not None:
+        return line, "allow.groups"
+    if (line := app.allow.line_for_everyone(uid)) is not None:
+        return line, "allow.everyone"
+    return app.allow.line or app.position.line, None
 
 
 def _refused(policy: Policy, line: int | None, text: str) -> Refused:

@@ -1,8 +1,8 @@
 """Who is at the other end of a connected Unix socket, as the kernel attests it.
 
 The kernel keeps it from connect(2) on, whatever the peer does.  Nothing that a peer sends is
-looked at.  Source:
-unix(7) (SO_PEERCRED) and include/uapi/asm-generic/socket.h (SO_PEERGROUPS, which unix(7) lacks).
+looked at.  Source: unix(7) (SO_PEERCRED) and include/uapi/asm-generic/socket.h (SO_PEERGROUPS,
+which unix(7) lacks).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SMALL = 1024  # the most that socket.getsockopt takes: 256 groups
 
 MOST_GROUPS = 1024
 """More are taken for a list that cannot be read.  The kernel allows 65,536, which a user can give
-himself in a user namespace, and which would cost 4 MiB and 6 ms for each connection."""
+himself in a user namespace, and which would cost 4 MiB and 6 ms each time."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
