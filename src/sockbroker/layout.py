@@ -151,10 +151,9 @@ def _bring_folder(
         else:
             all_right &= _ensure(folder, app, uid, None, report)
         yield
-    for uid, gid in islice(app.at_boot, made, None):
-        if uid not in existing:
-            all_right &= _ensure(folder, app, uid, gid, report)
-            yield
+    for uid, gid in islice(app.at_boot.besides(existing), made, None):
+        all_right &= _ensure(folder, app, uid, gid, report)
+        yield
     if all_right:
         last.remember(began)
 

@@ -1,12 +1,15 @@
 """From names to ids: what the database says, and what holds while it does not answer."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sockbroker.core.accounts import Absent, Accounts, Group, Lookups, Unavailable, User
 from sockbroker.core.policy import App, Policy, PolicyError
 from sockbroker.core.policy_reader import read_policy
 from sockbroker.core.resolution import lookups, resolve
-from sockbroker.core.rules import NO_GROUP, RangeRule
+from sockbroker.core.rules import NO_GROUP, BootList, RangeRule
+from sockbroker.core.spans import of_ids
 
 ALICE = User("alice", 1001, 1001)
 BOB = User("bob", 1002, 500)
@@ -522,3 +525,11 @@ def test_more_members_than_max_directories_is_a_warning() -> None:
     (warning,) = warnings(f"{ALL}, max_directories: 1, at_boot: {{groups: [chat]}}")
     assert "at_boot means 2 users and max_directories is 1" in warning
     assert warnings(f"{ALL}, max_directories: 2, at_boot: {{groups: [chat]}}") == ()
+
+
+@given(st.sets(st.integers(1000, 1040)), st.sets(st.integers(990, 1050)))
+def test_who_is_there_already_is_left_out_of_a_boot_list(wanted: set[int], there: set[int]) -> None:
+    """And nobody else, whatever spans the list is made of."""
+    listed = BootList(spans=of_ids(wanted), gids={1010: 7})
+    assert list(listed) == [(uid, 7 if uid == 1010 else NO_GROUP) for uid in sorted(wanted)]
+    assert list(listed.besides(there)) == [each for each in listed if each[0] not in there]

@@ -6,7 +6,9 @@ one uid is found by one look into a dict however many there are; a range stays t
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from math import inf
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -95,5 +97,9 @@ class BootList:
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield (uid, gid), by ascending uid."""
-        for uid in ids(self.spans):
+        return self.besides(frozenset())
+
+    def besides(self, uids: AbstractSet[int]) -> Iterator[tuple[int, int]]:
+        """Yield the same without these uids, which may be nearly all of them."""
+        for uid in filterfalse(uids.__contains__, ids(self.spans)):
             yield uid, self.gid if self.gid is not None else self.gids.get(uid, NO_GROUP)

@@ -6,7 +6,7 @@ do not overlap, and those are what `without` and `common` take.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TypeAlias
 
 Span: TypeAlias = tuple[int, int]
@@ -71,6 +71,5 @@ def count(spans: Spans) -> int:
 
 
 def ids(spans: Spans) -> Iterator[int]:
-    """Yield every id in `spans`, ascending."""
-    for first, last in spans:
-        yield from range(first, last + 1)
+    """Give every id in `spans`, ascending."""
+    return chain.from_iterable(range(first, last + 1) for first, last in spans)
