@@ -90,8 +90,7 @@ def _sweep_folder(base: Base, name: str, dispose: Dispose, report: Report) -> No
         folder = base.find(name)
         if folder is not None:
             with folder:
-                for left in folder.sweep(folder.names()):
-                    dispose(name, left)
+                _swept(folder, dispose, report)
     except (Obstructed, OSError) as error:
         report.problem(_sentence(f"{base.path}/{name}", error))
 
@@ -162,13 +161,19 @@ def _uids(folder: Folder, dispose: Dispose | None, report: Report) -> Iterable[i
     """Give what is in a folder; at a start by the one list that shows what is to be cleaned up."""
     if dispose is None:
         return folder.uids()
+    names = _swept(folder, dispose, report)
+    return [uid for uid in map(parse_uid, names) if uid is not None]
+
+
+def _swept(folder: Folder, dispose: Dispose, report: Report) -> list[str]:
+    """Clean up in a folder; return what was in it before."""
     names = folder.names()
     try:
         for left in folder.sweep(names):
             dispose(folder.app, left)
     except OSError as error:
         report.problem(_sentence(folder.path, error))
-    return [uid for uid in map(parse_uid, names) if uid is not None]
+    return names
 
 
 def _ensure(folder: Folder, app: App, uid: int, gid: int | None, report: Report) -> bool:
