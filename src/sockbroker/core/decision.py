@@ -32,7 +32,7 @@ class Allowed(NamedTuple):
 
     app: App
     rule: Rule
-    # Those that were asked for. (Where nothing was asked they are None as well.)
+    # What the peer was found to have; None where nobody asked, or it could not be read.
     groups: Groups
 
 
@@ -61,10 +61,10 @@ def decide(policy: Policy, app_name: str, peer: Peer, groups: AskGroups) -> Allo
     refused = _denied(policy, app, peer.uid, known)
     if refused is not None:
         return refused
-    line, text = _allowing_line(app, peer.uid, known)
-    if text is None:
-        return _refused(policy, line, "no rule")
-    return Allowed(app, Rule(policy.file, line, text), asked)
+    line_and_text = _allowed(app, peer.uid, known)
+    if line_and_text is None:
+        return _refused(policy, app.allow.line or app.position.line, "no rule")
+    return Allowed(app, Rule(policy.file, *line_and_text), asked)
 
 
 def _denied(policy: Policy, app: App, uid: int, groups: Groups) -> Refused | None:
@@ -82,15 +82,15 @@ def _denied(policy: Policy, app: App, uid: int, groups: Groups) -> Refused | Non
     return None
 
 
-def _allowing_line(app: App, uid: int, groups: Groups) -> tuple[int, str | None]:
-    """Return the line and the name of the rule of `allow` that applies; None if none does."""
+def _allowed(app: App, uid: int, groups: Groups) -> tuple[int, str] | None:
+    """Return the line and the name of the rule of `allow` that applies, if one does."""
     if (line := app.allow.line_for_user(uid)) is not None:
         return line, "allow.users"
     if groups is not None and (line := app.allow.line_for_groups(groups)) is not None:
         return line, "allow.groups"
     if (line := app.allow.line_for_everyone(uid)) is not None:
         return line, "allow.everyone"
-    return app.allow.line or app.position.line, None
+    return None
 
 
 def _refused(policy: Policy, line: int | None, text: str) -> Refused:
