@@ -42,7 +42,7 @@ BACKLOG_LIMIT = 16 * MESSAGE_LIMIT
 
 _NO_CALL = Call("")
 
-_LASTING = (Series, Deferred)
+_LASTING = (Series, Deferred)  # a tuple: a union would be made anew for each call
 
 
 def converse(
