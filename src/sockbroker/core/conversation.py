@@ -17,7 +17,7 @@ from sockbroker.core.service import (
     Encoded,
     Failed,
     Failure,
-    Prepared,
+    Handler,
     Replies,
     Reply,
     Series,
@@ -42,7 +42,7 @@ BACKLOG_LIMIT = 16 * MESSAGE_LIMIT
 
 _NO_CALL = Call("")
 
-_LASTING = (Series, Deferred)  # a tuple: a union would be made anew for each call
+_AT_ONCE = (Encoded, Reply, Failure)  # a tuple: a union would be made anew for each call
 
 
 def converse(
@@ -61,20 +61,18 @@ def converse(
         conversation.receive(data)
         sent = conversation.turn()
     else:
-        answer = _ask(context, prepared)
-        if not isinstance(answer, _LASTING):
-            return _written(prepared.call, answer), None
+        call = prepared.call
+        answer = _ask(context, call, prepared.handler)
+        if isinstance(answer, _AT_ONCE):
+            return _written(call, answer), None
         conversation = Conversation(service, context)
-        sent = conversation.answer(prepared.call, answer)
+        sent = conversation.answer(call, answer)
     return sent, None if conversation.idle else conversation
 
 
-def _ask(context: C, prepared: Prepared[C]) -> Answer:
-    call, action = prepared
-    if isinstance(action, Failure):
-        return action
+def _ask(context: C, call: Call, handler: Handler[C]) -> Answer:
     try:
-        return action(context, call)
+        return handler(context, call)
     except Failed as failed:
         return failed.failure
 
@@ -171,7 +169,7 @@ class Conversation(Generic[C]):
         if message is None:
             return None
         prepared = self._service.prepare(message + b"\0")
-        return self.answer(prepared.call, _ask(self.context, prepared))
+        return self.answer(prepared.call, _ask(self.context, prepared.call, prepared.handler))
 
     def close(self) -> None:
         """Forget everything: the peer is gone, so nobody waits for what still runs."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import re
 from _json import encode_basestring_ascii, make_encoder
-from collections import namedtuple
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 MESSAGE_LIMIT = 16 * 1024
@@ -32,30 +32,18 @@ class ProtocolError(Exception):
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
-class Call(namedtuple("Call", "method parameters oneway more upgrade")):
+@dataclass(frozen=True, slots=True)
+class Call:
     """A method call, well-formed; at most one of the three flags is set.
 
     Calls are shared between connections (`service` remembers them), so nobody may change one.
     """
 
-    __slots__ = ()
-
     method: str
-    parameters: Mapping[str, object]
-    oneway: bool
-    more: bool
-    upgrade: bool
-
-    def __new__(
-        cls,
-        method: str,
-        parameters: Mapping[str, object] = NOTHING,
-        *,
-        oneway: bool = False,
-        more: bool = False,
-        upgrade: bool = False,
-    ) -> Call:
-        return super().__new__(cls, method, parameters, oneway, more, upgrade)
+    parameters: Mapping[str, object] = field(default_factory=lambda: NOTHING)
+    oneway: bool = False
+    more: bool = False
+    upgrade: bool = False
 
 
 class Inbox:
@@ -143,7 +131,7 @@ def decode_call(message: bytes) -> Call:
         raise ProtocolError("a call without a method")
     if oneway + more + upgrade > 1:
         raise ProtocolError("more than one of oneway, more and upgrade")
-    return Call._make((method, MappingProxyType(_parameters(parameters)), oneway, more, upgrade))
+    return Call(method, MappingProxyType(_parameters(parameters)), oneway, more, upgrade)
 
 
 def encode_reply(
