@@ -23,49 +23,43 @@ LOOKED_AT_TO_DROP = 64
 """Connections of one account among which an idle one is searched when places have run out."""
 
 
-class Share:
-    """What one account has."""
-
-    __slots__ = ("bytes", "connections")
-
-    def __init__(self) -> None:
-        self.connections: dict[Connection, None] = {}  # the longest idle first
-        self.bytes = 0
-
-
 class Shares:
     """All accounts that have a connection."""
 
     def __init__(self) -> None:
-        # Of accounts that have as many connections, who was last seen longest ago loses one first.
-        self._shares: dict[int, Share] = {}
+        # The connections of each, the longest idle first.  Of accounts that have as many, who was
+        # last seen longest ago loses one first.
+        self._accounts: dict[int, dict[Connection, None]] = {}
         self.turns: dict[int, deque[Connection]] = {}
         """What waits for a turn: the accounts in order, and the connections of each."""
-        self._bytes = 0
+        self._waiting: dict[int, int] = {}  # bytes, of the accounts that have any
+        self._bytes = 0  # of all of them
         self.connections = 0
 
     def enter(self, connection: Connection) -> None:
         """Count a new connection."""
         account = connection.account
-        share = self._shares.pop(account, None) or Share()
-        self._shares[account] = share
-        share.connections[connection] = None
+        connections = self._accounts.pop(account, None)
+        if connections is None:
+            connections = {}
+        connections[connection] = None
+        self._accounts[account] = connections
         self.connections += 1
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection; a turn that it waits for is passed over."""
         account = connection.account
-        share = self._shares[account]
-        del share.connections[connection]
+        connections = self._accounts[account]
+        del connections[connection]
+        if not connections:
+            del self._accounts[account]
         self.connections -= 1
         if connection.bytes:
             self.weigh(connection, 0)
-        if not share.connections:
-            del self._shares[account]
 
     def heard(self, connection: Connection) -> None:
         """Note that a connection is no longer the longest idle of its account."""
-        connections = self._shares[connection.account].connections
+        connections = self._accounts[connection.account]
         if len(connections) > 1:
             connections[connection] = connections.pop(connection)
 
@@ -73,32 +67,33 @@ class Shares:
         """Note how many bytes wait in a connection; say whether it may have as many."""
         more = waiting - connection.bytes
         connection.bytes = waiting
-        share = self._shares[connection.account]
-        share.bytes += more
+        of_account = self._waiting.pop(connection.account, 0) + more
+        if of_account:
+            self._waiting[connection.account] = of_account
         self._bytes += more
         if more <= 0:
             return True
-        return share.bytes <= MOST_BYTES_OF_ONE and (
+        return of_account <= MOST_BYTES_OF_ONE and (
             self._bytes <= MOST_BYTES or waiting <= MESSAGE_LIMIT
         )
 
     def crowd(self) -> Connection | None:
         """Return the longest idle connection of the account with most, or else its oldest."""
-        if not self._shares:
+        if not self._accounts:
             return None
         # Operators come last: no crowd may put them out.
-        _account, share = max(
-            self._shares.items(), key=lambda item: (item[0] != OPERATORS, len(item[1].connections))
+        _account, connections = max(
+            self._accounts.items(), key=lambda item: (item[0] != OPERATORS, len(item[1]))
         )
         # The longest idle are first; where all of many are busy, looking on is not worth the time.
         # Who has not had his first turn may have sent his call already.
-        oldest = itertools.islice(share.connections, LOOKED_AT_TO_DROP)
+        oldest = itertools.islice(connections, LOOKED_AT_TO_DROP)
         idle = (each for each in oldest if each.begun and each.idle)
-        return next(idle, None) or next(iter(share.connections))
+        return next(idle, None) or next(iter(connections))
 
     def all(self) -> list[Connection]:
         """Return every connection."""
-        return [each for share in self._shares.values() for each in share.connections]
+        return list(itertools.chain.from_iterable(self._accounts.values()))
 
     # Turns.
 
