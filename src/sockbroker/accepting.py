@@ -7,6 +7,7 @@ What a peer controls here is how many he is, and what descriptors he has sent al
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import time
@@ -38,7 +39,7 @@ class Listening:
     refuses: bool  # descriptors, at the sender
     caught_up: bool = False  # all have been accepted who connected before it refused them
     singly: int = 0  # so many of the next are taken without a look at who else is there
-    resting: bool = False  # for want of descriptors
+    resting: bool = False  # for want of descriptors, or for good
 
 
 Welcome = Callable[[Socket, Listening], None]
@@ -66,6 +67,7 @@ class Acceptor:
 
     def stop(self) -> None:
         for listening in self._listeners:
+            listening.resting = True  # an event of this look at the kernel may be on its way
             self._loop.unwatch(listening.socket.fileno())
         self._listeners.clear()
 
@@ -85,14 +87,11 @@ class Acceptor:
             self._loop.change(listening.socket.fileno(), READABLE)
 
     def _accept(self, listening: Listening, _events: int = 0) -> None:
-        # It may have stopped by an earlier event of the same look at the kernel.
-        if listening.resting or listening not in self._listeners:
+        if listening.resting:
             return
         singly = listening.singly
-        tries = 0
         end = 0.0 if singly else time.monotonic() + SECONDS_OF_ACCEPTING
-        while tries == 0 or time.monotonic() < end:
-            tries += 1
+        for tries in itertools.count(1):
             try:
                 connected = accept(listening.socket)
             except BlockingIOError:
@@ -103,12 +102,15 @@ class Acceptor:
                 if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}:
                     self._without_descriptors(listening)
                     return
-                continue  # accept(2): an error of that one connection
-            if not listening.caught_up and listening.refuses:
-                refuse_descriptors(connected)
-            self._welcome(connected, listening)
+                # accept(2): else it is an error of that one connection.
+            else:
+                if not listening.caught_up and listening.refuses:
+                    refuse_descriptors(connected)
+                self._welcome(connected, listening)
             if singly:
                 listening.singly = singly - 1
+                return
+            if time.monotonic() >= end:
                 return
 
     def _without_descriptors(self, listening: Listening) -> None:

@@ -45,6 +45,7 @@ class Broker:
         self._folders = folders
         self._look_ups = look_ups
         self._record = record
+        self._counters = record.counters
         self._asking = 0
         self._policy = generation.policy
         self._grants: dict[tuple[object, int], Grant] = {}
@@ -54,7 +55,7 @@ class Broker:
         return {"Request": self._request}
 
     def _request(self, session: Session, call: Call) -> Answer:
-        counters, peer, parameters = self._record.counters, session.peer, call.parameters
+        counters, parameters, peer = self._counters, call.parameters, session.peer
         counters["requests"] += 1
         if self._policy is not self._generation.policy:
             self._policy = self._generation.policy

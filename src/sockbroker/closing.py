@@ -23,6 +23,10 @@ from sockbroker.kernel.worker import Outcome, Worker
 RECEIVED_AT_ONCE = 32 * 1024
 """Two messages of the largest size; a pipelining peer is read again when these are answered."""
 
+RECEIVED_FIRST = 479
+"""While nothing goes on: a usual call is a hundred bytes.  Up to here Python has memory at hand, as
+objects of 512 bytes; for more it asks the C library, which takes half as long as the call does."""
+
 MOST_LOOKS = 16
 """At what a connection holds unread when it is closed; the kernel's usual most is seven of them."""
 
@@ -37,15 +41,13 @@ class DescriptorsSent(Exception):
     """The peer has sent descriptors, which are still where he sent them."""
 
 
-def receive(connection: Socket) -> bytes:
+def receive(connection: Socket, most: int) -> bytes:
     """Return what has arrived, or b"" at the end; DescriptorsSent instead of any descriptor.
 
     BlockingIOError where there is nothing, OSError where the connection is lost.
     """
     # Without room for them descriptors are told of and, in a look, stay where they are.
-    seen, _control, flags, _address = connection.recvmsg(
-        RECEIVED_AT_ONCE, 0, MSG_DONTWAIT | MSG_PEEK
-    )
+    seen, _control, flags, _address = connection.recvmsg(most, 0, MSG_DONTWAIT | MSG_PEEK)
     if flags & MSG_CTRUNC:
         raise DescriptorsSent
     # Exactly what was seen: descriptors may have arrived behind it.
@@ -58,29 +60,25 @@ class Closer:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._waiting: deque[Socket] = deque()
-        self._jobs = 0
-
-    @property
-    def busy(self) -> bool:
-        """Whether there may be a child, which has every descriptor for a moment."""
-        return self._jobs > 0
+        self.jobs = 0
+        """While there are any there may be a child, which has every descriptor for a moment."""
 
     def close(self, connection: Socket) -> None:
         """Close a connection, which is the closer's from here on."""
         try:
             connection.shutdown(socket.SHUT_RDWR)  # nothing more arrives
             for _ in range(MOST_LOOKS):
-                if not receive(connection):
+                if not receive(connection, RECEIVED_AT_ONCE):
                     connection.close()
                     return
         except (DescriptorsSent, OSError):
             pass
         self._waiting.append(connection)
-        self._jobs += 1
+        self.jobs += 1
         self._worker.submit(self._close_waiting, self._closed)
 
     def _closed(self, _outcome: Outcome[None]) -> None:
-        self._jobs -= 1
+        self.jobs -= 1
 
     def _close_waiting(self) -> None:
         batch = []

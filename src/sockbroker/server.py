@@ -16,7 +16,13 @@ from collections.abc import Callable
 from functools import partial
 
 from sockbroker.accepting import Acceptor, Listening
-from sockbroker.closing import RECEIVED_AT_ONCE, Closer, DescriptorsSent, receive
+from sockbroker.closing import (
+    RECEIVED_AT_ONCE,
+    RECEIVED_FIRST,
+    Closer,
+    DescriptorsSent,
+    receive,
+)
 from sockbroker.core.conversation import converse
 from sockbroker.core.peer import Peer
 from sockbroker.core.service import Service
@@ -62,6 +68,9 @@ class Server:
         self._acceptor = Acceptor(loop, closer, welcome=self._welcome, make_room=self._make_room)
         self._shares = Shares()
         self._on_event = self._ready  # one object for all connections
+        # Who has had his first turn and is not watched yet: before the loop sleeps again he is, or
+        # he is gone.
+        self._answered: list[Connection] = []
         # The deadlines: all the same time ahead, so the order of arming is the order of expiry.
         self._armed: dict[Connection, float] = {}
         self.accepted = 0
@@ -93,11 +102,12 @@ class Server:
         if self._shares.connections >= self._most:
             self._make_room()
         clean = listening.refuses and listening.caught_up
-        connection = Connection(connected, peer, operator=operator, clean=clean)
+        connection = Connection(connected, peer, operator, clean)
         self._shares.enter(connection)
         self.accepted += 1
         if listening.singly and not self._shares.turns:
-            self._begin(connection)
+            if self._watch(connection, READABLE):
+                self._begin(connection)
         else:
             self._shares.queue(connection)
 
@@ -124,7 +134,7 @@ class Server:
                 elif self._weigh(connection):
                     self._shares.queue(connection)
         elif events & WRITABLE and connection.outgoing:
-            self._send(connection, b"")
+            self._send_rest(connection)
         elif events & ENDED:
             if connection.queued:  # what it sent before it went is done still
                 connection.ending = True
@@ -134,10 +144,11 @@ class Server:
     def _receive(self, connection: Connection) -> bool:
         """Take what the peer has sent; say whether there may be something to serve now."""
         try:
+            most = RECEIVED_FIRST if connection.conversation is None else RECEIVED_AT_ONCE
             if connection.clean:
-                received = connection.socket.recv(RECEIVED_AT_ONCE, MSG_DONTWAIT)
+                received = connection.socket.recv(most, MSG_DONTWAIT)
             else:
-                received = receive(connection.socket)
+                received = receive(connection.socket, most)
         except BlockingIOError:
             return False
         except OSError:
@@ -160,9 +171,10 @@ class Server:
             self._shares.heard(connection)
         else:
             connection.heard = True
-            self._armed.pop(connection, None)
+            if self._armed:
+                self._armed.pop(connection, None)
         if connection.conversation is None:
-            connection.received += received
+            connection.received = received  # what had come before was served, or turned into one
             return True
         try:
             connection.conversation.receive(received)
@@ -174,7 +186,7 @@ class Server:
     def _pause(self, connection: Connection) -> None:
         if not connection.paused:
             connection.paused = True
-            self._loop.change(connection.descriptor, 0)
+            self._watch(connection, 0)
 
     def _weigh(self, connection: Connection) -> bool:
         """Count what waits in a connection; close it, and say False, if that is too much."""
@@ -191,6 +203,8 @@ class Server:
 
         Returns the monotonic time of the next deadline, 0 if more calls wait, None for neither.
         """
+        if self._answered:
+            self._watch_who_stays()
         if not self._armed and not self._shares.turns:
             return None  # as nearly always
         if self._shares.turns:
@@ -210,13 +224,14 @@ class Server:
         if self._shares.turns:
             self._acceptor.accept_all()
             return 0.0
-        return next(iter(self._armed.values()), None)
+        return 0.0 if self._answered else next(iter(self._armed.values()), None)
 
     def _serve(self, connection: Connection) -> None:
         conversation = connection.conversation
         try:
             if conversation is None:
-                received, connection.received = connection.received, b""
+                received = connection.received
+                connection.received = b""
                 sent, conversation = converse(self._service, connection, received)
             else:
                 sent = conversation.turn()
@@ -233,10 +248,9 @@ class Server:
         if sent is None:
             self._rest(connection)
             return
-        self._armed.pop(connection, None)
-        if sent:
-            self._send(connection, sent)
-        if connection.closed or connection.outgoing:
+        if self._armed:
+            self._armed.pop(connection, None)
+        if sent and not self._send(connection, sent):
             return
         if conversation is not None and conversation.ready:
             if self._weigh(connection):
@@ -245,17 +259,39 @@ class Server:
             self._rest(connection)
 
     def _begin(self, connection: Connection) -> None:
-        """Watch a connection from its first turn on, and serve what it has sent by then."""
+        """Serve what a connection has sent by its first turn: by then most have sent their call."""
         connection.begun = True
+        if self._receive(connection):
+            self._serve(connection)
+            if not connection.watched:
+                self._answered.append(connection)
+        elif not connection.closed and (connection.watched or self._watch(connection, READABLE)):
+            self._arm(connection)
+
+    def _watch_who_stays(self) -> None:
+        """Watch who is there still: most are gone as soon as they have their answer.
+
+        That is seen by reading once more, which takes less than to have watched them.
+        """
+        answered, self._answered = self._answered, []
+        for connection in answered:
+            if not connection.watched:
+                self._ready(connection, READABLE)
+                if not connection.closed and not connection.watched:
+                    self._watch(connection, READABLE)
+
+    def _watch(self, connection: Connection, events: int) -> bool:
+        """Have the loop tell of these events; say False, and close it, if that cannot be."""
+        if connection.watched:
+            self._loop.change(connection.descriptor, events)
+            return True
         try:
-            self._loop.watch(connection.descriptor, self._on_event, connection)
+            self._loop.watch(connection.descriptor, self._on_event, connection, events)
         except OSError:  # epoll_ctl(2): no memory, or more watched than the kernel lets anybody
             self._close(connection)
-            return
-        if self._receive(connection):  # most peers have sent their call by now
-            self._serve(connection)
-        elif not connection.closed:
-            self._arm(connection)
+            return False
+        connection.watched = True
+        return True
 
     def _rest(self, connection: Connection) -> None:
         """Nothing to serve now: wait for the peer, or let it go."""
@@ -268,33 +304,37 @@ class Server:
         else:
             if connection.paused:
                 connection.paused = False
-                self._loop.change(connection.descriptor, READABLE)
+                self._watch(connection, READABLE)
             if conversation is not None and conversation.partial and connection not in self._armed:
                 self._arm(connection)
             self._weigh(connection)
 
-    def _send(self, connection: Connection, data: bytes) -> None:
-        if connection.outgoing:
-            data = connection.outgoing + data
+    def _send(self, connection: Connection, data: bytes) -> bool:
+        """Send what can be sent now; say whether that is all, and the peer still there."""
         try:
             sent = connection.socket.send(data, SENDING)
         except BlockingIOError:
             sent = 0
         except OSError:
             self._close(connection)  # the peer is gone
-            return
-        if sent < len(data):
-            if not connection.outgoing:
-                # Nothing more is read or served until the peer takes what it asked for, in time.
-                connection.paused = True
-                self._loop.change(connection.descriptor, WRITABLE)
-                self._arm(connection)
-            connection.outgoing = data[sent:]
-            self._weigh(connection)
-        elif connection.outgoing:
+            return False
+        if sent == len(data):
+            return True
+        if not connection.outgoing:
+            # Nothing more is read or served until the peer takes what it asked for, in time.
+            connection.paused = True
+            if not self._watch(connection, WRITABLE):
+                return False
+            self._arm(connection)
+        connection.outgoing = data[sent:]
+        self._weigh(connection)
+        return False
+
+    def _send_rest(self, connection: Connection) -> None:
+        if self._send(connection, connection.outgoing):
             connection.outgoing = b""
             self._armed.pop(connection, None)
-            self._loop.change(connection.descriptor, 0)
+            self._watch(connection, 0)
             self._shares.queue(connection)
 
     # Deadlines and ends.
@@ -318,16 +358,18 @@ class Server:
         if connection.closed:
             return
         connection.closed = True
-        self._armed.pop(connection, None)
+        if self._armed:
+            self._armed.pop(connection, None)
         if connection.conversation is not None:
             connection.conversation.close()
+        by_closer = unread and not connection.clean
         # A child of the closer's has everything open for a moment: what is only closed meanwhile
         # would be watched on, and tell of its end under a number that is another one's by then.
-        if self._closer.busy or (unread and not connection.clean):
+        if connection.watched and (by_closer or self._closer.jobs):
             self._loop.unwatch(connection.descriptor)
-        else:
+        elif connection.watched:
             self._loop.forget(connection.descriptor)
-        if unread and not connection.clean:
+        if by_closer:
             self._closer.close(connection.socket)
         else:
             connection.socket.close()

@@ -44,9 +44,10 @@ class Connection(Session):
         "queued",
         "received",
         "socket",
+        "watched",
     )
 
-    def __init__(self, connected: Socket, peer: Peer, *, operator: bool, clean: bool) -> None:
+    def __init__(self, connected: Socket, peer: Peer, operator: bool, clean: bool) -> None:
         self.peer = peer
         self.operator = operator
         self.socket = connected
@@ -57,7 +58,8 @@ class Connection(Session):
         self.received = b""  # before there is one
         self.outgoing = b""
         self.bytes = 0  # that wait in it, as they were last weighed
-        self.begun = False  # it has had its first turn, and is watched from then on
+        self.begun = False  # it has had its first turn
+        self.watched = False  # by the loop
         self.heard = False  # it has sent something
         self.queued = False  # waits for its turn
         self.paused = False  # is not read while earlier messages wait

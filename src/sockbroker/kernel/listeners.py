@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import stat
+from _socket import AF_UNIX, SOCK_STREAM
 from _socket import socket as Socket
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -85,7 +86,7 @@ def accept(listener: Socket) -> Socket:
     socket.accept() makes enumerations of numbers for longer than the system call takes.
     """
     descriptor, _address = listener._accept()  # type: ignore[attr-defined]  # typeshed lacks it
-    return Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+    return Socket(AF_UNIX, SOCK_STREAM, 0, descriptor)
 
 
 def refuse_descriptors(endpoint: Socket) -> bool:
