@@ -137,19 +137,18 @@ def _bring_folder(
 ) -> Iterator[None]:
     """`made` says how many of at_boot the folder was made with, and that it has no others."""
     last = LastPass(folder.fileno())
-    confirms = last.judge(app.mode, app.gid)
     began = change_time()
     existing = set()
     all_right = True
-    for uid in () if made else _uids(folder, dispose, report):
-        existing.add(uid)
-        if confirms(uid):
-            report.right += 1
-            if report.right % BETWEEN_YIELDS:
-                continue
-        else:
-            all_right &= _ensure(folder, app, uid, None, report)
+    uids = iter(() if made else _uids(folder, dispose, report))
+    while some := list(islice(uids, BETWEEN_YIELDS)):
+        existing.update(some)
+        doubtful = last.doubtful(some, app.mode, app.gid)
+        report.right += len(some) - len(doubtful)
         yield
+        for uid in doubtful:
+            all_right &= _ensure(folder, app, uid, None, report)
+            yield
     for uid, gid in islice(app.at_boot.besides(existing), made, None):
         all_right &= _ensure(folder, app, uid, gid, report)
         yield

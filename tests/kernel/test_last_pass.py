@@ -54,7 +54,7 @@ def after(change: Path) -> int:
 
 
 def told(folder: Folder, *, gid: int | None = GROUP, mode: int = MODE) -> bool:
-    return LastPass(folder.fileno()).judge(mode, gid)(1000)
+    return not LastPass(folder.fileno()).doubtful([1000], mode, gid)
 
 
 def test_what_has_not_changed_is_told(folder: Folder, run: Path) -> None:
@@ -65,7 +65,7 @@ def test_what_has_not_changed_is_told(folder: Folder, run: Path) -> None:
     assert told(folder, gid=None)
     assert not told(folder, gid=7)
     assert not told(folder, mode=0o700)
-    assert not LastPass(folder.fileno()).judge(MODE, GROUP)(1001)
+    assert LastPass(folder.fileno()).doubtful([1001], MODE, GROUP) == [1001]
 
 
 def access_acl(path: Path) -> None:
@@ -344,7 +344,7 @@ def test_of_many_that_were_made_at_once_each_is_told(run: Path) -> None:
         assert made == len(uids)
         with base.folder("chat", Parent(mode=0o711, gid=0), adopt=False) as folder:
             last = LastPass(folder.fileno())
-            assert [uid for uid in uids if not last.judge(0o700, uid)(uid)] == []
+            assert [uid for uid in uids if last.doubtful([uid], 0o700, uid)] == []
 
 
 def test_a_pass_that_found_a_problem_is_not_remembered(run: Path) -> None:

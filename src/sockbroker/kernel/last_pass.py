@@ -15,7 +15,7 @@ that was set back and forth again in between, to the millisecond, would be belie
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -42,27 +42,29 @@ class LastPass:
             if written and marker.st_mtime_ns <= time.time_ns():
                 self._moment = marker.st_mtime_ns
 
-    def judge(self, mode: int, gid: int | None) -> Callable[[int], bool]:
-        """Return what tells of a uid whether its directory is sure to be as wanted.
+    def doubtful(self, uids: Sequence[int], mode: int, gid: int | None) -> Sequence[int]:
+        """Return those of the uids whose directories are not sure to be as wanted.
 
-        ACLs and mounts are included; what is doubtful is not sure.
+        ACLs and mounts are included.
         """
         glance, moment, wanted_mode = self._glance, self._moment, stat.S_IFDIR | mode
-
-        def confirms(uid: int) -> bool:
+        if not moment:
+            return uids
+        doubtful = []
+        for uid in uids:
             seen = glance(b"%d" % uid)
-            if not seen:
-                return False
-            attributes, owner, group, its_mode, _size, known, seconds, nanoseconds = seen
-            return (
-                owner == uid
-                and its_mode == wanted_mode
-                and gid in (None, group)
-                and known & ~attributes & STATX_ATTR_MOUNT_ROOT != 0  # known since Linux 5.8
-                and seconds * _SECOND + nanoseconds < moment
-            )
-
-        return confirms if moment else lambda _uid: False
+            if seen:
+                attributes, owner, group, its_mode, _size, known, seconds, nanoseconds = seen
+                if (
+                    owner == uid
+                    and its_mode == wanted_mode
+                    and (gid is None or group == gid)
+                    and known & ~attributes & STATX_ATTR_MOUNT_ROOT  # known since Linux 5.8
+                    and seconds * _SECOND + nanoseconds < moment
+                ):
+                    continue
+            doubtful.append(uid)
+        return doubtful
 
     def rules_out_acls(self, seconds: int, nanoseconds: int) -> bool:
         """Whether a directory that was last changed then, by its ctime, is sure to have no ACL."""
