@@ -164,10 +164,11 @@ def _readable(value: object) -> str:
 
 def _stream(descriptor: int) -> Callable[[bytes], bool]:
     try:
-        is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+        mode = os.fstat(descriptor).st_mode
     except OSError:
         return lambda _line: False
-    if is_socket:  # the journal: sending without waiting needs no change to what others share
+    if stat.S_ISSOCK(mode):
+        # The journal: sending without waiting needs no change to what others share.
         stream = socket.socket(fileno=os.dup(descriptor))
 
         def send(line: bytes) -> bool:
@@ -186,6 +187,15 @@ def _stream(descriptor: int) -> Callable[[bytes], bool]:
         )
     except OSError:
         pass  # as it is, then
+    if stat.S_ISREG(mode):  # poll(2): it is always writable
+
+        def append(line: bytes) -> bool:
+            try:
+                return os.write(descriptor, line) == len(line)
+            except OSError:
+                return False
+
+        return append
     writable = select.poll()
     writable.register(descriptor, select.POLLOUT)
 
