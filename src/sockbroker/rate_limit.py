@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,17 +30,18 @@ class RateLimit:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._counted: OrderedDict[int, _Counted] = OrderedDict()  # whose minute began first
+        self._counted: dict[int, _Counted] = {}  # whose minute began first comes first
 
     def admit(self, uid: int) -> int | None:
         """Return None if no line about `uid` may be written, else how many were left out."""
         now = self._clock()
         counted = self._counted.get(uid)
         if counted is None or now - counted.since >= SECONDS:
-            self._counted[uid] = _Counted(since=now)
-            self._counted.move_to_end(uid)
-            if len(self._counted) > MOST_UIDS:
-                self._counted.popitem(last=False)
+            if counted is not None:
+                del self._counted[uid]
+            elif len(self._counted) >= MOST_UIDS:
+                del self._counted[next(iter(self._counted))]
+            self._counted[uid] = _Counted(now)
             return 0 if counted is None else counted.left_out
         if counted.admitted == LINES_A_MINUTE:
             counted.left_out += 1
