@@ -111,11 +111,6 @@ class Broker:
         if isinstance(decision, Refused):
             return self._record.deny(app, caller, decision, uid=peer.uid)
         grant = Grant(decision, peer, f"{self._folders.base.path}/{app}/{peer.uid}")
-        few = grant.groups is not None and len(grant.groups) <= MOST_GROUPS_REMEMBERED
-        if few or not grant.app.names_groups:
-            if len(self._grants) >= REMEMBERED:
-                del self._grants[next(iter(self._grants))]  # the oldest
-            self._grants[app, peer.uid] = grant
         return self._use(grant, peer, caller)
 
     def _use(self, grant: Grant, peer: Peer, caller: Peer) -> Answer:
@@ -123,34 +118,46 @@ class Broker:
         app, snapshot = grant.app.name, None
         try:
             folder = self._folders.of(grant.app)
-            if grant.used:  # a first time may be the only one
+            if grant.remembered:
                 snapshot = self._folders.snapshot(grant.app, folder, peer.uid)
             outcome = folder.ensure(
                 peer.uid, grant.wanted, new_gid=peer.gid, limit=grant.app.max_directories
             )
         except (Obstructed, LimitReached, OSError) as error:
             return self._record.fail("request", app, caller, error, grant.path)
-        grant.used = True
         parameters = {"path": grant.path, "outcome": outcome}
         if outcome != "existing":
             self._record.change(outcome, app, caller, path=grant.path, rule=str(grant.rule))
             return Reply(parameters)
-        self._record.counters["existing"] += 1
-        if snapshot is not None and snapshot.settled and snapshot.holds():
+        self._counters["existing"] += 1
+        if snapshot is None:
+            self._remember(grant, peer.uid)
+        elif snapshot.settled and snapshot.holds():
             # As it was before it was found to be right.
             grant.seen = snapshot, Encoded(encode_reply(parameters))
         return Reply(parameters)
+
+    def _remember(self, grant: Grant, uid: int) -> None:
+        """Remember a grant that was used before, since its directory was there: he comes again."""
+        few = grant.groups is not None and len(grant.groups) <= MOST_GROUPS_REMEMBERED
+        if few or not grant.app.names_groups:
+            if len(self._grants) >= REMEMBERED:
+                del self._grants[next(iter(self._grants))]  # the oldest
+            self._grants[grant.app.name, uid] = grant
+            grant.remembered = True
 
 
 class Grant:
     """What a policy lets a uid with a certain gid have of an app."""
 
-    __slots__ = ("app", "gid", "groups", "path", "rule", "seen", "used", "wanted")
+    __slots__ = ("app", "gid", "groups", "path", "remembered", "rule", "seen", "wanted")
 
     def __init__(self, decision: Allowed, peer: Peer, path: str) -> None:
-        self.app, self.rule, self.groups = decision  # None: they do not matter
+        self.app = decision.app
+        self.rule = decision.rule
+        self.groups = decision.groups  # None: they do not matter
         self.gid = peer.gid
         self.wanted = Wanted(mode=self.app.mode, gid=self.app.gid)
         self.path = path
-        self.used = False
+        self.remembered = False
         self.seen: tuple[Snapshot, Encoded] | None = None  # as it was when it was right, and so

@@ -24,23 +24,23 @@ class Folders:
 
     def __init__(self, base: Base) -> None:
         self.base = base
-        self._open: dict[str, Folder] = {}
+        self._open: dict[str, tuple[App, Parent, Folder]] = {}
 
     def of(self, app: App) -> Folder:
         """Return the folder of an app as the policy wants it, made or repaired if need be.
 
         It stays ours to close.  Raises Obstructed, and OSError as the kernel gives it.
         """
-        folder = self._open.get(app.name)
-        if folder is not None:
-            if self.base.holds(folder, _parent(app)):
+        kept = self._open.get(app.name)
+        if kept is not None:
+            opened_for, parent, folder = kept
+            if opened_for is app and self.base.holds(folder, parent):
                 return folder
-            del self._open[app.name]
-            folder.close()
+            self._close(app.name)
         folder = self.fresh(app)
         if len(self._open) >= MOST_OPEN:
-            self._open.pop(next(iter(self._open))).close()
-        self._open[app.name] = folder
+            self._close(next(iter(self._open)))
+        self._open[app.name] = app, _parent(app), folder
         return folder
 
     def fresh(self, app: App) -> Folder:
@@ -64,12 +64,15 @@ class Folders:
     def keep(self, apps: Container[str]) -> None:
         """Close the folders of apps that are none any more."""
         for name in [name for name in self._open if name not in apps]:
-            self._open.pop(name).close()
+            self._close(name)
 
     def close(self) -> None:
-        for folder in self._open.values():
-            folder.close()
-        self._open.clear()
+        for name in list(self._open):
+            self._close(name)
+
+    def _close(self, name: str) -> None:
+        _app, _parent, folder = self._open.pop(name)
+        folder.close()
 
 
 def _parent(app: App) -> Parent:

@@ -3,18 +3,17 @@
 Pure and quick: a few look-ups in what `resolution` prepared. Whatever is not allowed in so many
 words is refused. The answer names the rule for the log and for operators; a peer that is refused
 never learns it.
-
-Decisions are named tuples because every request makes one: frozen dataclasses cost a third more.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sockbroker.core.names import is_user_id
 from sockbroker.core.peer import AskGroups, Groups, Peer
 from sockbroker.core.policy import App, Policy
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """What made a decision, and where it stands."""
 
     file: str
@@ -27,7 +26,8 @@ class Rule(NamedTuple):
         return f"{place}: {self.text}"
 
 
-class Allowed(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Allowed:
     """The peer may have a directory of this app."""
 
     app: App
@@ -36,7 +36,8 @@ class Allowed(NamedTuple):
     groups: Groups
 
 
-class Refused(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Refused:
     """The peer may not."""
 
     rule: Rule

@@ -19,6 +19,8 @@ import os
 import re
 import stat
 from collections.abc import Generator
+from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
@@ -41,9 +43,9 @@ from sockbroker.kernel.syscalls import (
     OWNER_AND_MODE,
     RENAME_NOREPLACE,
     identity,
+    kept_raw_statx,
     link_count,
     pack_owner_and_mode,
-    raw_statx,
     renameat2,
 )
 
@@ -61,13 +63,14 @@ _REMOVED: Final = re.compile(r"\.old-" + _UID_AND_TAG)
 _ATTEMPTS: Final = 3
 
 
-class Parent(NamedTuple):
+@dataclass(frozen=True)  # without slots, so that it can remember how it is packed
+class Parent:
     """How an app's folder shall be; it is root's."""
 
     mode: int
     gid: int
 
-    @property
+    @cached_property
     def packed(self) -> bytes:
         """The same as `raw_statx` tells it, in OWNER_AND_MODE."""
         return pack_owner_and_mode(0, self.gid, stat.S_IFDIR | self.mode)
@@ -105,8 +108,9 @@ class Folder:
 
     def __init__(self, descriptor: int, path: str, app: str) -> None:
         self._descriptor = descriptor
+        self._statx = kept_raw_statx()
         # No other directory has the same while the descriptor is open.
-        self.identity = identity(raw_statx(b"", descriptor, BY_DESCRIPTOR))
+        self.identity = identity(self._statx(b"", descriptor, BY_DESCRIPTOR))
         self.path = path
         self.app = app
 
@@ -164,7 +168,7 @@ class Folder:
         repair, with nothing wider than before.  FileNotFoundError: the folder itself is gone.
         """
         for _ in range(_ATTEMPTS):
-            there = raw_statx(b"%d" % uid, self._descriptor, BY_NAME)
+            there = self._statx(b"%d" % uid, self._descriptor, BY_NAME)
             if not there and self.count() < limit:
                 gid = new_gid if wanted.gid is None else wanted.gid
                 if self._create(uid, wanted.mode, gid):
@@ -200,7 +204,7 @@ class Folder:
         folder is counted but the marker.  Else (btrfs, overlayfs) all names have to be read.
         """
         # The name, ".", and ".." in each folder below.
-        links = link_count(raw_statx(b"", self._descriptor, BY_DESCRIPTOR))
+        links = link_count(self._statx(b"", self._descriptor, BY_DESCRIPTOR))
         if links >= 3:
             return links - 3
         return sum(
@@ -286,7 +290,7 @@ class Folder:
                     remove_acls(directory)
                 os.fchmod(directory, mode)
                 os.fchown(directory, uid, gid)
-                made = raw_statx(b"", directory, BY_DESCRIPTOR)
+                made = self._statx(b"", directory, BY_DESCRIPTOR)
                 if made[OWNER_AND_MODE] != pack_owner_and_mode(uid, gid, stat.S_IFDIR | mode):
                     found = look_at(directory)
                     raise Obstructed(

@@ -51,7 +51,7 @@ from sockbroker.kernel.syscalls import (
     RENAME_NOREPLACE,
     Status,
     identity,
-    raw_statx,
+    kept_raw_statx,
     renameat2,
 )
 
@@ -89,6 +89,7 @@ class Base:
     def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor = descriptor
         self._lock = -1
+        self._statx = kept_raw_statx()
         self.path = path
 
     @classmethod
@@ -162,10 +163,11 @@ class Base:
     def holds(self, folder: Folder, wanted: Parent) -> bool:
         """Tell whether a folder that was kept open is still what is at its name, and as wanted.
 
-        One call, made for each request.  ACLs are not looked at: only root can have given it one,
-        one that lets others write shows in the group bits, and what is made in it gets none.
+        One call, made for each request, in one thread.  ACLs are not looked at: only root can have
+        given it one, one that lets others write shows in the group bits, and what is made in it
+        gets none.
         """
-        raw = raw_statx(folder.app.encode(), self._descriptor, BY_NAME)
+        raw = self._statx(folder.app.encode(), self._descriptor, BY_NAME)
         return identity(raw) == folder.identity and raw[OWNER_AND_MODE] == wanted.packed
 
     def find(self, app: str) -> Folder | None:
