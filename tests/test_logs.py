@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import select
 import socket
 from collections.abc import Callable
@@ -218,6 +219,26 @@ def test_a_long_line_is_whole(tmp_path: Path, where: str) -> None:
     first, second = (json.loads(line) for line in text.splitlines())
     assert first["problems"] == problems
     assert second["event"] == "after it"
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A line of which there was room for a part only is lost too; the next one says so.
+
+    Seen to fail where what write(2) returns is not looked at.
+    """
+    with (tmp_path / "log").open("ab") as file:
+
+        def speak() -> None:
+            log = plain_logger(file.fileno())
+            _soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            for most in (40, 40, hard):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+                log.info("something", path="/run/demo/1000")
+
+        in_child(speak)
+    text = (tmp_path / "log").read_text()
+    assert "2 log lines were lost before this one" in text[40:]
+    assert json.loads(text.splitlines()[-1])["event"] == "something"
 
 
 # ---- Where lines go --------------------------------------------------------------------------
