@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from _socket import socket as Socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -17,12 +18,16 @@ import pytest
 
 from sockbroker.accepting import Listening
 from sockbroker.closing import Closer
+from sockbroker.core.service import Reply
+from sockbroker.core.varlink import Call
 from sockbroker.interfaces import service
 from sockbroker.kernel.loop import EVENTS_A_TURN, Loop
 from sockbroker.kernel.worker import Worker
-from sockbroker.server import Server
+from sockbroker.server import CALLS_A_ROUND, Server
+from sockbroker.session import Session
 
 INFO = b'{"method":"org.varlink.service.GetInfo"}\0'
+ONEWAY = b'{"method":"io.sockbroker.Request","parameters":{"app":"demo"},"oneway":true}\0'
 
 
 @contextmanager
@@ -56,11 +61,28 @@ def closer(loop: Loop) -> Closer:
     return Closer(Worker("closer", loop.call_from_thread))
 
 
+class Calls:
+    """Counts the requests, each of which takes a millisecond."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def take(self, _session: Session, _call: Call) -> Reply:
+        self.number += 1
+        time.sleep(0.001)
+        return Reply()
+
+
 @pytest.fixture
-def server(loop: Loop, closer: Closer) -> Iterator[Server]:
+def calls() -> Calls:
+    return Calls()
+
+
+@pytest.fixture
+def server(loop: Loop, closer: Closer, calls: Calls) -> Iterator[Server]:
     server = Server(
         loop,
-        service({}),
+        service({"Request": calls.take}),
         most_connections=1000,
         closer=closer,
         fault=lambda *_: None,
@@ -71,12 +93,13 @@ def server(loop: Loop, closer: Closer) -> Iterator[Server]:
 
 
 def look(loop: Loop, server: Server) -> None:
-    """Have one look at the kernel, and what follows from it."""
+    """Have one look at the kernel, and what follows from it; without a sleep before."""
 
     def once() -> float | None:
         loop.stop()
         return server.between()
 
+    loop.call_later(0, lambda: None)
     loop._running = True
     loop.run(once)
 
@@ -133,6 +156,50 @@ def test_only_who_stays_is_watched(loop: Loop, server: Server) -> None:
         look(loop, server)
         for each in (soon, later):
             assert each.recv(65536).endswith(b"\0")
+
+
+def test_who_stays_has_his_next_call_in_turn(loop: Loop, server: Server, calls: Calls) -> None:
+    """However many of them there are: between two looks there is only so much time for calls.
+
+    Seen to fail where they are served as soon as they are read once more.
+    """
+    with ExitStack() as stack:
+        alone, *crowd = (stack.enter_context(welcome(server)) for _ in range(CALLS_A_ROUND))
+        for each in crowd:
+            each.sendall(INFO)
+        while server.between() == 0 and server._shares.turns:
+            pass
+        for each in crowd:
+            each.sendall(ONEWAY)
+        alone.sendall(b" ")
+        look(loop, server)
+        assert 0 < calls.number < CALLS_A_ROUND / 4
+        for _ in range(10 * CALLS_A_ROUND):
+            look(loop, server)
+        assert calls.number == len(crowd)
+
+
+@pytest.mark.parametrize("calls_of_each", [1, 8, 800])
+@pytest.mark.parametrize("clean", [False, True])
+def test_what_was_sent_before_going_is_done_still(
+    loop: Loop, server: Server, calls: Calls, calls_of_each: int, clean: bool
+) -> None:
+    """However much that is, and whether the sender was known before or has just come.
+
+    Seen to fail where a connection is closed as soon as its end is told, or when its turn is over.
+    """
+    with welcome(server, clean=clean) as known, welcome(server, clean=clean) as other:
+        while server.between() == 0:
+            pass
+        with welcome(server, clean=clean) as new:
+            for each in (known, new):
+                each.sendall(calls_of_each * ONEWAY)
+        known.close()
+        other.sendall(b" ")  # so that nobody is alone
+        for _ in range(4 * calls_of_each + 40):
+            look(loop, server)
+        assert calls.number == 2 * calls_of_each
+        assert server.connections == 1
 
 
 def test_who_connects_does_not_wait_behind_a_crowd(loop: Loop, server: Server) -> None:

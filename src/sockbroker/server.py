@@ -135,11 +135,8 @@ class Server:
                     self._shares.queue(connection)
         elif events & WRITABLE and connection.outgoing:
             self._send_rest(connection)
-        elif events & ENDED:
-            if connection.queued:  # what it sent before it went is done still
-                connection.ending = True
-            else:
-                self._close(connection)
+        elif events & ENDED and not connection.queued:  # what it sent before is read in its turn
+            self._close(connection)
 
     def _receive(self, connection: Connection) -> bool:
         """Take what the peer has sent; say whether there may be something to serve now."""
@@ -275,10 +272,12 @@ class Server:
         """
         answered, self._answered = self._answered, []
         for connection in answered:
-            if not connection.watched:
-                self._ready(connection, READABLE)
-                if not connection.closed and not connection.watched:
-                    self._watch(connection, READABLE)
+            if connection.watched or connection.closed:
+                continue
+            if not connection.queued and self._receive(connection) and self._weigh(connection):
+                self._shares.queue(connection)
+            if not (connection.watched or connection.closed):
+                self._watch(connection, READABLE)
 
     def _watch(self, connection: Connection, events: int) -> bool:
         """Have the loop tell of these events; say False, and close it, if that cannot be."""
