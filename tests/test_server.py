@@ -18,15 +18,18 @@ import pytest
 
 from sockbroker.accepting import Listening
 from sockbroker.closing import Closer
-from sockbroker.core.service import Reply
+from sockbroker.core.service import Deferred, Reply
 from sockbroker.core.varlink import Call
 from sockbroker.interfaces import service
-from sockbroker.kernel.loop import EVENTS_A_TURN, Loop
+from sockbroker.kernel.loop import ENDED, EVENTS_A_TURN, WRITABLE, Loop
 from sockbroker.kernel.worker import Worker
 from sockbroker.server import CALLS_A_ROUND, Server
 from sockbroker.session import Session
 
 INFO = b'{"method":"org.varlink.service.GetInfo"}\0'
+STATUS = b'{"method":"io.sockbroker.Status"}\0'
+LONG = Reply({"text": 100_000 * "x"})
+RELEASE = b'{"method":"io.sockbroker.Release","parameters":{"app":"demo"}}\0'
 ONEWAY = b'{"method":"io.sockbroker.Request","parameters":{"app":"demo"},"oneway":true}\0'
 
 
@@ -43,10 +46,11 @@ def child() -> Iterator[None]:
         os.waitpid(number, 0)
 
 
-def watched(loop: Loop) -> list[int]:
-    """Return the descriptors that the kernel watches for a loop (proc(5), fdinfo of epoll)."""
+def watched(loop: Loop) -> dict[int, int]:
+    """Return the events that the kernel watches for a loop (proc(5), fdinfo of epoll)."""
     lines = Path(f"/proc/self/fdinfo/{loop._epoll.fileno()}").read_text().splitlines()
-    return [int(line.split()[1]) for line in lines if line.startswith("tfd:")]
+    fields = [line.split() for line in lines if line.startswith("tfd:")]
+    return {int(each[1]): int(each[3], 16) & ~ENDED for each in fields}
 
 
 @pytest.fixture
@@ -62,10 +66,11 @@ def closer(loop: Loop) -> Closer:
 
 
 class Calls:
-    """Counts the requests, each of which takes a millisecond."""
+    """Counts the requests, each of which takes a millisecond; a release takes until told."""
 
     def __init__(self) -> None:
         self.number = 0
+        self.release = Deferred()
 
     def take(self, _session: Session, _call: Call) -> Reply:
         self.number += 1
@@ -82,7 +87,13 @@ def calls() -> Calls:
 def server(loop: Loop, closer: Closer, calls: Calls) -> Iterator[Server]:
     server = Server(
         loop,
-        service({"Request": calls.take}),
+        service(
+            {
+                "Request": calls.take,
+                "Release": lambda *_: calls.release,
+                "Status": lambda *_: LONG,
+            }
+        ),
         most_connections=1000,
         closer=closer,
         fault=lambda *_: None,
@@ -105,32 +116,79 @@ def look(loop: Loop, server: Server) -> None:
 
 
 def welcome(server: Server, *, clean: bool = True) -> socket.socket:
-    """Let somebody in who has connected; return his end, for the caller to close."""
+    """Let somebody in who has connected; return his end, for the caller to close.
+
+    He has room for as little that he has not taken as the kernel allows.
+    """
     ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
     theirs.settimeout(10)
     connected = Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, ours.detach())
     server._welcome(connected, Listening(theirs, operator=False, refuses=True, caught_up=clean))
     return theirs
 
 
-@pytest.mark.parametrize("closing", [False, True])
+@pytest.mark.parametrize("closing", ["alone", "while another one is", "with a child"])
 def test_what_is_closed_is_watched_no_longer(
-    loop: Loop, closer: Closer, server: Server, closing: bool
+    loop: Loop, closer: Closer, server: Server, closing: str
 ) -> None:
     """Not by way of a child either: its end would be told under a number that is another's then.
 
-    Seen to fail where `_close` only forgets, whatever the closer does.
+    Seen to fail where `_close` only forgets, whether the closer's child is another one's or its.
     """
     before = watched(loop)
-    with welcome(server) as theirs:
+    with welcome(server, clean=closing != "with a child") as theirs:
         server.between()
         assert len(watched(loop)) == len(before) + 1
-        with child() if closing else nullcontext():
-            closer.jobs += closing  # as while its child lives
-            theirs.shutdown(socket.SHUT_RDWR)
+        with nullcontext() if closing == "alone" else child():
+            closer.jobs += closing == "while another one is"
+            if closing == "with a child":
+                theirs.send(b"no call\0")
+            else:
+                theirs.shutdown(socket.SHUT_RDWR)
             look(loop, server)
             assert server.connections == 0
             assert watched(loop) == before
+
+
+def test_who_is_new_in_a_crowd_takes_a_long_reply_bit_by_bit(loop: Loop, server: Server) -> None:
+    """He is watched for having room again, and for nothing else.
+
+    Seen to fail where he is watched for what he sends instead.
+    """
+    before = watched(loop)
+    with welcome(server) as theirs, welcome(server) as other:
+        theirs.sendall(STATUS)
+        other.sendall(INFO)
+        server.between()
+        other.close()
+        server.between()
+        (events,) = (events for each, events in watched(loop).items() if each not in before)
+        assert events == WRITABLE
+        reply = b""
+        while not reply.endswith(b"\0"):
+            reply += theirs.recv(65536)
+            look(loop, server)
+        assert len(reply) > 100_000
+
+
+def test_who_is_new_in_a_crowd_waits_in_peace(loop: Loop, server: Server, calls: Calls) -> None:
+    """While his answer takes its time nothing that he sends wakes the loop.
+
+    Seen to fail where a pause is not told to the kernel of who is not watched yet.
+    """
+    before = watched(loop)
+    with welcome(server) as theirs, welcome(server) as other:
+        theirs.sendall(RELEASE + RELEASE)
+        server.between()
+        other.close()
+        server.between()
+        look(loop, server)
+        assert [events for each, events in watched(loop).items() if each not in before] == [0]
+        calls.release.resolve(Reply())
+        for _ in range(4):
+            look(loop, server)
+        assert theirs.recv(65536).count(b"\0") == 2
 
 
 def test_only_who_stays_is_watched(loop: Loop, server: Server) -> None:
