@@ -7,6 +7,7 @@ it, and the disk is the record.  The loop's thread is the only one that uses thi
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+from functools import lru_cache
 from itertools import islice
 
 from sockbroker.core.policy import App
@@ -24,23 +25,22 @@ class Folders:
 
     def __init__(self, base: Base) -> None:
         self.base = base
-        self._open: dict[str, tuple[App, Parent, Folder]] = {}
+        self._open: dict[str, Folder] = {}
 
     def of(self, app: App) -> Folder:
         """Return the folder of an app as the policy wants it, made or repaired if need be.
 
         It stays ours to close.  Raises Obstructed, and OSError as the kernel gives it.
         """
-        kept = self._open.get(app.name)
-        if kept is not None:
-            opened_for, parent, folder = kept
-            if opened_for is app and self.base.holds(folder, parent):
+        folder = self._open.get(app.name)
+        if folder is not None:
+            if self.base.holds(folder, _parent(app)):
                 return folder
             self._close(app.name)
         folder = self.fresh(app)
         if len(self._open) >= MOST_OPEN:
             self._close(next(iter(self._open)))
-        self._open[app.name] = app, _parent(app), folder
+        self._open[app.name] = folder
         return folder
 
     def fresh(self, app: App) -> Folder:
@@ -71,9 +71,12 @@ class Folders:
             self._close(name)
 
     def _close(self, name: str) -> None:
-        _app, _parent, folder = self._open.pop(name)
-        folder.close()
+        self._open.pop(name).close()
 
 
 def _parent(app: App) -> Parent:
-    return Parent(mode=app.parent_mode, gid=app.parent_gid)
+    return _wanted(app.parent_mode, app.parent_gid)
+
+
+_wanted = lru_cache(Parent)
+"""It is asked for at nearly every request, and nearly all are alike."""
