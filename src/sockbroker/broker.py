@@ -45,7 +45,6 @@ class Broker:
         self._folders = folders
         self._look_ups = look_ups
         self._record = record
-        self._counters = record.counters
         self._asking = 0
         self._policy = generation.policy
         self._grants: dict[tuple[object, int], Grant] = {}
@@ -55,7 +54,7 @@ class Broker:
         return {"Request": self._request}
 
     def _request(self, session: Session, call: Call) -> Answer:
-        counters, parameters, peer = self._counters, call.parameters, session.peer
+        counters, peer, parameters = self._record.counters, session.peer, call.parameters
         counters["requests"] += 1
         if self._policy is not self._generation.policy:
             self._policy = self._generation.policy
@@ -118,7 +117,7 @@ class Broker:
         app, snapshot = grant.app.name, None
         try:
             folder = self._folders.of(grant.app)
-            if grant.remembered:
+            if self._grants.get((app, peer.uid)) is grant:
                 snapshot = self._folders.snapshot(grant.app, folder, peer.uid)
             outcome = folder.ensure(
                 peer.uid, grant.wanted, new_gid=peer.gid, limit=grant.app.max_directories
@@ -129,7 +128,7 @@ class Broker:
         if outcome != "existing":
             self._record.change(outcome, app, caller, path=grant.path, rule=str(grant.rule))
             return Reply(parameters)
-        self._counters["existing"] += 1
+        self._record.counters["existing"] += 1
         if snapshot is None:
             self._remember(grant, peer.uid)
         elif snapshot.settled and snapshot.holds():
@@ -144,13 +143,12 @@ class Broker:
             if len(self._grants) >= REMEMBERED:
                 del self._grants[next(iter(self._grants))]  # the oldest
             self._grants[grant.app.name, uid] = grant
-            grant.remembered = True
 
 
 class Grant:
     """What a policy lets a uid with a certain gid have of an app."""
 
-    __slots__ = ("app", "gid", "groups", "path", "remembered", "rule", "seen", "wanted")
+    __slots__ = ("app", "gid", "groups", "path", "rule", "seen", "wanted")
 
     def __init__(self, decision: Allowed, peer: Peer, path: str) -> None:
         self.app = decision.app
@@ -159,5 +157,4 @@ class Grant:
         self.gid = peer.gid
         self.wanted = Wanted(mode=self.app.mode, gid=self.app.gid)
         self.path = path
-        self.remembered = False
         self.seen: tuple[Snapshot, Encoded] | None = None  # as it was when it was right, and so

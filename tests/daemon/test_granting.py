@@ -117,6 +117,28 @@ def test_what_an_owner_changed_is_repaired_when_he_asks(world: World) -> None:
         assert os.listxattr(path) == []
 
 
+def test_what_has_not_changed_is_recognised(world: World) -> None:
+    """Who comes again has his directory looked at, and opened only once something has changed.
+
+    Seen to fail where who comes again is not remembered, and where no state is.
+    """
+    trace = world.own / "trace"
+    world.start(POLICY, under=["strace", "-D", "-f", "-qq", "-o", str(trace), "-e", "openat2"])
+
+    def opened() -> int:
+        """How often his directory is opened for a request."""
+        before = trace.read_text().count(f'"{ALICE}"')
+        assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "existing"
+        return trace.read_text().count(f'"{ALICE}"') - before
+
+    user_asks(ALICE, "Request", app="demo")
+    eventually("recognised", lambda: opened() == 0)
+    assert [opened() for _ in range(5)] == [0] * 5
+    as_user(ALICE, lambda: (RUN / f"demo/{ALICE}/file").touch())
+    assert opened() == 1
+    eventually("recognised again", lambda: opened() == 0)
+
+
 def test_what_is_in_it_is_left_alone(world: World) -> None:
     """A request changes the directory itself and nothing that its owner put into it.
 
