@@ -38,7 +38,7 @@ def enter(shares: Shares) -> Iterator[Enter]:
         ends.extend((ours, theirs))
         peer = Peer(pid=1, uid=uid, gid=uid)
         plain: Socket = ours
-        connection = Connection(plain, peer, uid == OPERATOR, True)
+        connection = Connection(plain, peer, operator=uid == OPERATOR, clean=True)
         shares.enter(connection)
         return connection
 

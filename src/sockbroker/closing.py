@@ -24,8 +24,8 @@ RECEIVED_AT_ONCE = 32 * 1024
 """Two messages of the largest size; a pipelining peer is read again when these are answered."""
 
 RECEIVED_FIRST = 479
-"""While nothing goes on: a usual call is a hundred bytes.  Up to here Python has memory at hand, as
-objects of 512 bytes; for more it asks the C library, which takes half as long as the call does."""
+"""While nothing goes on: a usual call is a hundred bytes.  Up to here Python has memory at hand, in
+pieces of 512 bytes; for more it asks the C library, which takes longer."""
 
 MOST_LOOKS = 16
 """At what a connection holds unread when it is closed; the kernel's usual most is seven of them."""
@@ -42,9 +42,10 @@ class DescriptorsSent(Exception):
 
 
 def receive(connection: Socket, most: int) -> bytes:
-    """Return what has arrived, or b"" at the end; DescriptorsSent instead of any descriptor.
+    """Return up to `most` bytes of what has arrived, or b"" at the end.
 
-    BlockingIOError where there is nothing, OSError where the connection is lost.
+    DescriptorsSent instead of any descriptor, BlockingIOError where there is nothing, OSError where
+    the connection is lost.
     """
     # Without room for them descriptors are told of and, in a look, stay where they are.
     seen, _control, flags, _address = connection.recvmsg(most, 0, MSG_DONTWAIT | MSG_PEEK)

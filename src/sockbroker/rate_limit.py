@@ -37,11 +37,10 @@ class RateLimit:
         now = self._clock()
         counted = self._counted.get(uid)
         if counted is None or now - counted.since >= SECONDS:
-            if counted is not None:
-                del self._counted[uid]
-            elif len(self._counted) >= MOST_UIDS:
+            self._counted.pop(uid, None)  # to be put behind the others
+            self._counted[uid] = _Counted(since=now)
+            if len(self._counted) > MOST_UIDS:
                 del self._counted[next(iter(self._counted))]
-            self._counted[uid] = _Counted(now)
             return 0 if counted is None else counted.left_out
         if counted.admitted == LINES_A_MINUTE:
             counted.left_out += 1

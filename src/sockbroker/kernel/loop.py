@@ -60,7 +60,7 @@ class Loop:
         self.looked = 0.0
         """When the last look with a time limit began: what had come by then has been seen."""
         self.found_one = False
-        """Whether that look found one descriptor only."""
+        """Whether the last look of all found one descriptor only."""
         self.watch(self._wake_read.fileno(), self._woken, None)
 
     # Descriptors.  Closing one takes it out of the epoll set by itself, as long as it has no
@@ -149,7 +149,7 @@ class Loop:
                 found = poll(self._patience(wanted), EVENTS_A_TURN)
             else:
                 found = poll(None, EVENTS_A_TURN)
-            # None: forgotten, but a child that is about to close it has it.
+            # Whom `watched` lacks is forgotten, but a child that is about to close it has it.
             self.found_one = len(found) == 1
             if self.found_one:
                 descriptor, events = found[0]

@@ -19,7 +19,6 @@ SO_PEERGROUPS = 59
 """asm-generic value; Python 3.11 to 3.13 have no name for it."""
 
 _UCRED = struct.Struct("iII")  # uids are unsigned: "iii" would turn 4294967294 into -2
-_UCRED_SIZE = _UCRED.size
 _SMALL = 1024  # the most that socket.getsockopt takes: 256 groups
 
 MOST_GROUPS = 1024
@@ -34,7 +33,7 @@ def peer_of(connection: Socket) -> Peer:
 
     OSError if the kernel won't say.
     """
-    raw = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED_SIZE)
+    raw = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED.size)
     return tuple.__new__(Peer, _UCRED.unpack(raw))  # what Peer(...) does, in a third of the time
 
 
