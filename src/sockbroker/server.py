@@ -34,7 +34,8 @@ from sockbroker.shares import Shares
 
 CALLS_A_ROUND = 32
 """Calls between two looks at the kernel: in a crowd the queues of listeners are looked at as well
-after so many, however quick they were."""
+after so many, however quick they were.  Fewer than the loop takes events at once: a crowd that it
+finds leaves somebody waiting then."""
 
 SECONDS_A_ROUND = 0.002
 """Of calls between two looks at the kernel, however few they were."""
@@ -68,9 +69,8 @@ class Server:
         self._acceptor = Acceptor(loop, closer, welcome=self._welcome, make_room=self._make_room)
         self._shares = Shares()
         self._on_event = self._ready  # one object for all connections
-        # Who has had his first turn and is not watched yet: before the loop sleeps again he is, or
-        # he is gone.
-        self._answered: list[Connection] = []
+        # Who has had his first turn: before the loop sleeps again he is watched, or he is gone.
+        self._unwatched: list[Connection] = []
         # The deadlines: all the same time ahead, so the order of arming is the order of expiry.
         self._armed: dict[Connection, float] = {}
         self.accepted = 0
@@ -102,7 +102,7 @@ class Server:
         if self._shares.connections >= self._most:
             self._make_room()
         clean = listening.refuses and listening.caught_up
-        connection = Connection(connected, peer, operator, clean)
+        connection = Connection(connected, peer, operator=operator, clean=clean)
         self._shares.enter(connection)
         self.accepted += 1
         if listening.singly and not self._shares.turns:
@@ -168,8 +168,7 @@ class Server:
             self._shares.heard(connection)
         else:
             connection.heard = True
-            if self._armed:
-                self._armed.pop(connection, None)
+            self._armed.pop(connection, None)
         if connection.conversation is None:
             connection.received = received  # what had come before was served, or turned into one
             return True
@@ -200,7 +199,7 @@ class Server:
 
         Returns the monotonic time of the next deadline, 0 if more calls wait, None for neither.
         """
-        if self._answered:
+        if self._unwatched:
             self._watch_who_stays()
         if not self._armed and not self._shares.turns:
             return None  # as nearly always
@@ -221,14 +220,13 @@ class Server:
         if self._shares.turns:
             self._acceptor.accept_all()
             return 0.0
-        return 0.0 if self._answered else next(iter(self._armed.values()), None)
+        return 0.0 if self._unwatched else next(iter(self._armed.values()), None)
 
     def _serve(self, connection: Connection) -> None:
         conversation = connection.conversation
         try:
             if conversation is None:
-                received = connection.received
-                connection.received = b""
+                received, connection.received = connection.received, b""
                 sent, conversation = converse(self._service, connection, received)
             else:
                 sent = conversation.turn()
@@ -245,8 +243,7 @@ class Server:
         if sent is None:
             self._rest(connection)
             return
-        if self._armed:
-            self._armed.pop(connection, None)
+        self._armed.pop(connection, None)
         if sent and not self._send(connection, sent):
             return
         if conversation is not None and conversation.ready:
@@ -260,18 +257,18 @@ class Server:
         connection.begun = True
         if self._receive(connection):
             self._serve(connection)
-            if not connection.watched:
-                self._answered.append(connection)
-        elif not connection.closed and (connection.watched or self._watch(connection, READABLE)):
+        elif not connection.closed:
             self._arm(connection)
+        if not connection.watched:
+            self._unwatched.append(connection)
 
     def _watch_who_stays(self) -> None:
         """Watch who is there still: most are gone as soon as they have their answer.
 
         That is seen by reading once more, which takes less than to have watched them.
         """
-        answered, self._answered = self._answered, []
-        for connection in answered:
+        unwatched, self._unwatched = self._unwatched, []
+        for connection in unwatched:
             if connection.watched or connection.closed:
                 continue
             if not connection.queued and self._receive(connection) and self._weigh(connection):
@@ -357,8 +354,7 @@ class Server:
         if connection.closed:
             return
         connection.closed = True
-        if self._armed:
-            self._armed.pop(connection, None)
+        self._armed.pop(connection, None)
         if connection.conversation is not None:
             connection.conversation.close()
         by_closer = unread and not connection.clean
