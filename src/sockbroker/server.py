@@ -27,15 +27,14 @@ from sockbroker.core.conversation import converse
 from sockbroker.core.peer import Peer
 from sockbroker.core.service import Service
 from sockbroker.core.varlink import ProtocolError
-from sockbroker.kernel.loop import ENDED, READABLE, WRITABLE, Loop
+from sockbroker.kernel.loop import ENDED, EVENTS_A_TURN, READABLE, WRITABLE, Loop
 from sockbroker.kernel.peercred import peer_of
 from sockbroker.session import Connection, Session
 from sockbroker.shares import Shares
 
 CALLS_A_ROUND = 32
-"""Calls between two looks at the kernel: in a crowd the queues of listeners are looked at as well
-after so many, however quick they were.  Fewer than the loop takes events at once: a crowd that it
-finds leaves somebody waiting then."""
+"""Calls between two looks at the kernel: if more wait then, the queues of listeners are looked at
+as well, however quick they were."""
 
 SECONDS_A_ROUND = 0.002
 """Of calls between two looks at the kernel, however few they were."""
@@ -129,8 +128,10 @@ class Server:
             if connection.queued:  # it sends faster than its turns come
                 self._pause(connection)
             elif self._receive(connection):
-                if self._loop.found_one and not self._shares.turns:
+                if self._loop.found == 1 and not self._shares.turns:
                     self._serve(connection)
+                elif connection.conversation is not None and not connection.conversation.ready:
+                    self._rest(connection)  # a part of a message takes no turn
                 elif self._weigh(connection):
                     self._shares.queue(connection)
         elif events & WRITABLE and connection.outgoing:
@@ -203,6 +204,8 @@ class Server:
             self._watch_who_stays()
         if not self._armed and not self._shares.turns:
             return None  # as nearly always
+        if self._loop.found == EVENTS_A_TURN:
+            self._acceptor.accept_all()  # the kernel may not have come to them
         if self._shares.turns:
             end = time.monotonic() + SECONDS_A_ROUND
             for _ in range(CALLS_A_ROUND):

@@ -59,8 +59,8 @@ class Loop:
         self._running = True
         self.looked = 0.0
         """When the last look with a time limit began: what had come by then has been seen."""
-        self.found_one = False
-        """Whether the last look of all found one descriptor only."""
+        self.found = 0
+        """How many descriptors the last look of all found; EVENTS_A_TURN: there may be more."""
         self.watch(self._wake_read.fileno(), self._woken, None)
 
     # Descriptors.  Closing one takes it out of the epoll set by itself, as long as it has no
@@ -150,8 +150,8 @@ class Loop:
             else:
                 found = poll(None, EVENTS_A_TURN)
             # Whom `watched` lacks is forgotten, but a child that is about to close it has it.
-            self.found_one = len(found) == 1
-            if self.found_one:
+            self.found = len(found)
+            if self.found == 1:
                 descriptor, events = found[0]
                 each = watched.get(descriptor)
                 if each is not None:
