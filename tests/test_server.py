@@ -221,6 +221,38 @@ def test_only_who_stays_is_watched(loop: Loop, server: Server) -> None:
             assert each.recv(65536).endswith(b"\0")
 
 
+@pytest.mark.parametrize("stays", [False, True])
+def test_who_comes_alone_is_watched_if_he_stays(
+    loop: Loop, server: Server, calls: Calls, stays: bool
+) -> None:
+    """And else never, which is most of what he would cost.
+
+    Seen to fail where he is watched before he is answered.
+    """
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as alone:
+        listener.bind(b"\0alone")
+        listener.listen()
+        listener.setblocking(False)
+        server.listen(listener, operator=False)
+        with socket.socket(socket.AF_UNIX) as before:  # he shows that few come
+            before.connect(b"\0alone")
+            look(loop, server)
+        look(loop, server)
+        watched_before = watched(loop)
+        alone.connect(b"\0alone")
+        alone.sendall(ONEWAY)
+        if not stays:
+            alone.close()
+        added: list[int] = []
+        loop.watch = lambda descriptor, *_: added.append(descriptor)  # type: ignore[method-assign]
+        look(loop, server)
+        del loop.watch
+        assert calls.number == 1
+        assert watched(loop) == watched_before
+        assert len(added) == server.connections == stays
+        server.stop_listening()
+
+
 @pytest.mark.parametrize("said", [b"", INFO, STATUS, RELEASE])
 def test_who_cannot_be_watched_is_let_go(
     loop: Loop, server: Server, calls: Calls, said: bytes

@@ -105,8 +105,7 @@ class Server:
         self._shares.enter(connection)
         self.accepted += 1
         if listening.singly and not self._shares.turns:
-            if self._watch(connection, READABLE):
-                self._begin(connection)
+            self._begin(connection)
         else:
             self._shares.queue(connection)
 
