@@ -105,7 +105,7 @@ class Server:
         if self._shares.connections >= self._most:
             self._make_room()
         clean = listening.refuses and listening.caught_up
-        connection = Connection(connected, peer, operator=operator, clean=clean)
+        connection = Connection(connected, peer, operator, clean)
         self._shares.enter(connection)
         self.accepted += 1
         if listening.singly and not self._shares.turns:

@@ -47,7 +47,7 @@ class Connection(Session):
         "watched",
     )
 
-    def __init__(self, connected: Socket, peer: Peer, *, operator: bool, clean: bool) -> None:
+    def __init__(self, connected: Socket, peer: Peer, operator: bool, clean: bool) -> None:
         self.peer = peer
         self.operator = operator
         self.socket = connected
