@@ -21,10 +21,9 @@ from sockbroker.closing import Closer
 from sockbroker.core.service import Deferred, Reply
 from sockbroker.core.varlink import Call
 from sockbroker.interfaces import service
-from sockbroker.kernel import loop as loop_module
 from sockbroker.kernel.loop import ENDED, EVENTS_A_TURN, WRITABLE, Loop
 from sockbroker.kernel.worker import Worker
-from sockbroker.server import CALLS_A_ROUND, CROWD, Server
+from sockbroker.server import CALLS_A_ROUND, Server
 from sockbroker.session import Session
 
 INFO = b'{"method":"org.varlink.service.GetInfo"}\0'
@@ -379,48 +378,3 @@ def test_a_part_of_a_message_takes_no_turn(
             each.send(ONEWAY[30:])
         while calls.number <= len(slow):
             look(loop, server)
-
-
-def test_the_queues_are_looked_at_while_a_crowd_is_told_of(
-    loop: Loop, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However long it takes to read what each of them has sent.
-
-    Seen to fail where nothing is done between before all have been told of.
-    """
-    monkeypatch.setattr(loop_module, "SECONDS_A_TURN", 0)
-    with ExitStack() as stack:
-        crowd = [stack.enter_context(welcome(server)) for _ in range(CROWD)]
-        settle(server)
-        for each in crowd:
-            each.send(b" ")
-        calls_between = 0
-
-        def count() -> float | None:
-            nonlocal calls_between
-            calls_between += 1
-            loop.stop()
-            return server.between()
-
-        loop.call_later(0, lambda: None)
-        loop.run(count)
-        assert calls_between > len(crowd)
-
-
-def test_nobody_is_late_who_has_not_been_told_of(
-    loop: Loop, server: Server, calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever is done between two of those who have spoken in time.
-
-    Seen to fail where they are late by when the look at the kernel began that told of them.
-    """
-    monkeypatch.setattr(loop_module, "SECONDS_A_TURN", 0)
-    monkeypatch.setattr(server_module, "SECONDS_FOR_A_MESSAGE", 0)
-    with ExitStack() as stack:
-        crowd = [stack.enter_context(welcome(server)) for _ in range(CROWD)]
-        settle(server)
-        for each in crowd:
-            each.send(ONEWAY)
-        look(loop, server)
-        settle(server)
-        assert calls.number == len(crowd)

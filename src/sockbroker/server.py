@@ -27,14 +27,10 @@ from sockbroker.core.conversation import converse
 from sockbroker.core.peer import Peer
 from sockbroker.core.service import Service
 from sockbroker.core.varlink import ProtocolError
-from sockbroker.kernel.loop import ENDED, READABLE, WRITABLE, Loop
+from sockbroker.kernel.loop import ENDED, EVENTS_A_TURN, READABLE, WRITABLE, Loop
 from sockbroker.kernel.peercred import peer_of
 from sockbroker.session import Connection, Session
 from sockbroker.shares import Shares
-
-CROWD = 16
-"""Of descriptors found at a look at the kernel: then it may be long until it tells of a listener,
-so that their queues are looked at too."""
 
 CALLS_A_ROUND = 32
 """Calls between two looks at the kernel: if more wait then, the queues of listeners are looked at
@@ -207,8 +203,8 @@ class Server:
             self._watch_who_stays()
         if not self._armed and not self._shares.turns:
             return None  # as nearly always
-        if self._loop.found >= CROWD:
-            self._acceptor.accept_all()
+        if self._loop.found == EVENTS_A_TURN:
+            self._acceptor.accept_all()  # the kernel may not have come to them
         if self._shares.turns:
             end = time.monotonic() + SECONDS_A_ROUND
             for _ in range(CALLS_A_ROUND):

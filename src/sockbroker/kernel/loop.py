@@ -21,10 +21,6 @@ EVENTS_A_TURN = 42
 """Taken from the kernel at once; with more, one crowd would delay the next look.  They are 12 bytes
 each, and for more than 512 Python asks the C library, at every look."""
 
-SECONDS_A_TURN = 0.001
-"""Of telling about them, until something else may be done between: to read what a peer has sent
-byte by byte takes a quarter of that."""
-
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 ENDED = select.EPOLLHUP | select.EPOLLERR
@@ -62,9 +58,9 @@ class Loop:
         self._signals: dict[int, Callable[[], None]] = {}
         self._running = True
         self.looked = 0.0
-        """When the last look with a time limit began: what had come by then has been told."""
+        """When the last look with a time limit began: what had come by then has been seen."""
         self.found = 0
-        """How many descriptors the last look of all found."""
+        """How many descriptors the last look of all found; EVENTS_A_TURN: there may be more."""
         self.watch(self._wake_read.fileno(), self._woken, None)
 
     # Descriptors.  Closing one takes it out of the epoll set by itself, as long as it has no
@@ -141,18 +137,16 @@ class Loop:
     def run(self, between: Callable[[], float | None]) -> None:
         """Serve until `stop()`.
 
-        `between` is called after each look at the kernel, and more often where much was found.  It
-        returns the next moment at which it wants to be called whatever happens, on the monotonic
-        clock: 0 for at once, None for never.
+        `between` is called after each look at the kernel.  It returns the next moment at which it
+        wants to be called whatever happens, on the monotonic clock: 0 for at once, None for never.
         """
         poll = self._epoll.poll
         watched, timers = self._watched, self._timers
         wanted: float | None = None
-        looked = 0.0
         while self._running:
             if wanted is not None or timers:
-                looked = time.monotonic()
-                found = poll(self._patience(wanted, looked), EVENTS_A_TURN)
+                self.looked = time.monotonic()
+                found = poll(self._patience(wanted), EVENTS_A_TURN)
             else:
                 found = poll(None, EVENTS_A_TURN)
             # Whom `watched` lacks is forgotten, but a child that is about to close it has it.
@@ -168,25 +162,20 @@ class Loop:
                 ready = []
                 for descriptor, events in found:
                     ready.append((watched.get(descriptor), events))
-                end = time.monotonic() + SECONDS_A_TURN
                 for each, events in ready:
-                    if time.monotonic() >= end:
-                        between()
-                        end = time.monotonic() + SECONDS_A_TURN
                     if each is not None:
                         each[0](each[1], events)
-            self.looked = looked
             if timers:
                 self._run_timers()
             wanted = between()
 
-    def _patience(self, deadline: float | None, now: float) -> float | None:
+    def _patience(self, deadline: float | None) -> float | None:
         """Return how long to sleep at most, in seconds; None: until something happens."""
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
         if self._timers and (deadline is None or self._timers[0][0] < deadline):
             deadline = self._timers[0][0]
-        return None if deadline is None else max(0.0, deadline - now)
+        return None if deadline is None else max(0.0, deadline - self.looked)
 
     def _run_timers(self) -> None:
         now = time.monotonic()
