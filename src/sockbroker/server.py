@@ -129,8 +129,6 @@ class Server:
             elif self._receive(connection):
                 if self._loop.found == 1 and not self._shares.turns:
                     self._serve(connection)
-                elif connection.conversation is not None and not connection.conversation.ready:
-                    self._rest(connection)  # a part of a message takes no turn
                 elif self._weigh(connection):
                     self._shares.queue(connection)
         elif events & WRITABLE and connection.outgoing:
@@ -201,10 +199,11 @@ class Server:
         """
         if self._unwatched:
             self._watch_who_stays()
-        if not self._armed and not self._shares.turns:
-            return None  # as nearly always
-        if self._loop.found == EVENTS_A_TURN:
+        crowded = self._loop.found == EVENTS_A_TURN
+        if crowded:
             self._acceptor.accept_all()  # the kernel may not have come to them
+        elif not self._armed and not self._shares.turns:
+            return None  # as nearly always
         if self._shares.turns:
             end = time.monotonic() + SECONDS_A_ROUND
             for _ in range(CALLS_A_ROUND):
@@ -220,7 +219,8 @@ class Server:
         if self._armed:
             self._expire()
         if self._shares.turns:
-            self._acceptor.accept_all()
+            if not crowded:
+                self._acceptor.accept_all()
             return 0.0
         return 0.0 if self._unwatched else next(iter(self._armed.values()), None)
 
