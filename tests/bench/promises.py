@@ -22,7 +22,7 @@ from measuring import NotMeasured, Sample
 from peers import Peer, user_asks
 from policies import ONE_APP
 from programs import Programs
-from running import ALICE, OPERATOR, private_world
+from running import ALICE, BOB, OPERATOR, private_world
 from scenes import Scene
 from serving import BROKER, ONE
 from trees import TREES
@@ -36,7 +36,7 @@ TIMES = 3
 """That each scene is played."""
 
 STATUS = '{"method":"io.sockbroker.Status","parameters":{}}'
-ANOTHER, ROOT = "another uid", "root"
+ANOTHER, KEPT, ROOT = "another uid", "another uid, kept connection", "root"
 
 MILLISECOND = 1000.0
 """Limits are in microseconds, as the load client has it."""
@@ -65,7 +65,11 @@ def _flood(name: str, what: str, scene: Scene) -> list[Promise]:
             most=most,
             scene=scene,
         )
-        for short, who, most in (("others", ANOTHER, 1000 * MILLISECOND), ("root", ROOT, None))
+        for short, who, most in (
+            ("others", ANOTHER, 1000 * MILLISECOND),
+            ("kept", KEPT, 1000 * MILLISECOND),
+            ("root", ROOT, None),
+        )
     ]
 
 
@@ -144,11 +148,13 @@ class Waiting:
             installed = Installed(world.own)
             log = world.own / "log"
             stack.enter_context(installed.running(ONE_APP, log, under=promise.under))
-            user_asks(ALICE, "Request", app="demo")
+            for uid in (ALICE, BOB):
+                user_asks(uid, "Request", app="demo")
             finish = promise.scene(world)
             asking = {
-                ANOTHER: self._ask("-u", ALICE, BROKER, text=ONE),
-                ROOT: self._ask(OPERATOR, text=STATUS),
+                ANOTHER: self._ask("-u", ALICE, BROKER, how="each", text=ONE),
+                KEPT: self._ask("-u", BOB, BROKER, how="kept", text=ONE),
+                ROOT: self._ask(OPERATOR, how="each", text=STATUS),
             }
             try:
                 finish()
@@ -156,8 +162,8 @@ class Waiting:
                 said = {who: process.communicate()[0] for who, process in asking.items()}
             return {who: _sample(who, text) for who, text in said.items()}
 
-    def _ask(self, *where: object, text: str) -> subprocess.Popen[str]:
-        options = ("-t", SECONDS, "-p", MICROSECONDS_BETWEEN, *where, 1, MOST_QUESTIONS, "each")
+    def _ask(self, *where: object, how: str, text: str) -> subprocess.Popen[str]:
+        options = ("-t", SECONDS, "-p", MICROSECONDS_BETWEEN, *where, 1, MOST_QUESTIONS, how)
         command = ["nice", "-n", "-20", self._programs.path("load"), *map(str, options), text]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
