@@ -23,7 +23,7 @@ from sockbroker.core.varlink import Call
 from sockbroker.interfaces import service
 from sockbroker.kernel.loop import ENDED, EVENTS_A_TURN, WRITABLE, Loop
 from sockbroker.kernel.worker import Worker
-from sockbroker.server import CALLS_A_ROUND, Server
+from sockbroker.server import CALLS_A_ROUND, SECONDS_FOR_A_MESSAGE, Server
 from sockbroker.session import Session
 
 INFO = b'{"method":"org.varlink.service.GetInfo"}\0'
@@ -114,7 +114,7 @@ def look(loop: Loop, server: Server) -> None:
     loop.run(once)
 
 
-def welcome(server: Server, *, clean: bool = True) -> socket.socket:
+def welcome(server: Server, *, clean: bool = True, said: bytes = b"") -> socket.socket:
     """Let somebody in who has connected; return his end, for the caller to close.
 
     He has room for as little that he has not taken as the kernel allows.
@@ -122,6 +122,7 @@ def welcome(server: Server, *, clean: bool = True) -> socket.socket:
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)
     theirs.settimeout(10)
+    theirs.sendall(said)
     connected = Socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, ours.detach())
     server._welcome(connected, Listening(theirs, operator=False, refuses=True, caught_up=clean))
     return theirs
@@ -357,3 +358,65 @@ def test_who_connects_does_not_wait_behind_a_crowd(
         look(loop, server)
         assert server.accepted == before + 1
         server.stop_listening()
+
+
+def pass_time(server: Server, seconds: float = SECONDS_FOR_A_MESSAGE) -> None:
+    """Have a peer's time go by, without waiting for it."""
+    for connection in server._armed:
+        server._armed[connection] -= seconds
+
+
+@pytest.mark.parametrize("before", [0, 1, 20])
+@pytest.mark.parametrize("then", [0, 1, len(INFO)])
+def test_who_is_late_is_let_go(server: Server, before: int, then: int) -> None:
+    """Unless all of his message is there, though the kernel has not told of it yet.
+
+    Or its beginning, where there was nothing.  Seen to fail where nobody is let go, where all are
+    whose time is over, and where nobody is who has sent another byte.
+    """
+    with welcome(server, said=INFO[:before]) as theirs:
+        settle(server)
+        theirs.sendall(INFO[before : before + then])
+        pass_time(server)
+        server.between()
+        whole = then == len(INFO)
+        assert server.connections == (whole or (then > 0 and not before))
+        settle(server)
+        if whole:
+            assert theirs.recv(65536).endswith(b"\0")
+
+
+def test_a_byte_now_and_then_gains_no_time(loop: Loop, server: Server) -> None:
+    """A message has its time from its first byte on.
+
+    Seen to fail where each byte begins it anew.
+    """
+    with welcome(server, said=INFO[:1]) as theirs:
+        for byte in INFO[1:3]:
+            look(loop, server)
+            assert server.connections == 1
+            theirs.send(bytes([byte]))
+            look(loop, server)
+            pass_time(server, SECONDS_FOR_A_MESSAGE / 2)
+        settle(server)
+        assert server.connections == 0
+
+
+@pytest.mark.parametrize("takes", [0, 1, 65536])
+def test_who_takes_no_reply_is_let_go(loop: Loop, server: Server, takes: int) -> None:
+    """Unless he has made room for the rest, though the kernel has not told of it yet.
+
+    Seen to fail where he is let go with room, and where he is not though he took but a byte.
+    """
+    with welcome(server, said=STATUS) as theirs:
+        settle(server)
+        (connection,) = server._shares.all()
+        at_once = 100_000 - len(connection.outgoing)
+        while len(connection.outgoing) > at_once // 2:
+            assert theirs.recv(65536)
+            look(loop, server)
+        if takes:
+            theirs.recv(takes)
+        pass_time(server)
+        server.between()
+        assert server.connections == (takes == 65536)

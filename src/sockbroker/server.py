@@ -343,10 +343,18 @@ class Server:
 
     def _expire(self) -> None:
         """Close who is late; not who only seems so because we are (SIGSTOP, a crowd)."""
-        seen = self._loop.looked
-        late = itertools.takewhile(lambda item: item[1] <= seen, self._armed.items())
+        now = time.monotonic()
+        late = itertools.takewhile(lambda item: item[1] <= now, self._armed.items())
         for connection in [each for each, _ in late if not each.queued]:
-            self._close(connection)
+            # What was waited for may have come, and the kernel not told of it yet.
+            if connection.outgoing:
+                self._send_rest(connection)
+            elif self._receive(connection):
+                conversation = connection.conversation
+                if (conversation is None or conversation.ready) and self._weigh(connection):
+                    self._shares.queue(connection)
+            if not connection.queued:
+                self._close(connection)
 
     def _refuse(self, connection: Connection, violation: ProtocolError) -> None:
         self._violation(connection.peer, violation)

@@ -57,8 +57,6 @@ class Loop:
             end.setblocking(False)
         self._signals: dict[int, Callable[[], None]] = {}
         self._running = True
-        self.looked = 0.0
-        """When the last look with a time limit began: what had come by then has been seen."""
         self.found = 0
         """How many descriptors the last look of all found; EVENTS_A_TURN: there may be more."""
         self.watch(self._wake_read.fileno(), self._woken, None)
@@ -144,11 +142,8 @@ class Loop:
         watched, timers = self._watched, self._timers
         wanted: float | None = None
         while self._running:
-            if wanted is not None or timers:
-                self.looked = time.monotonic()
-                found = poll(self._patience(wanted), EVENTS_A_TURN)
-            else:
-                found = poll(None, EVENTS_A_TURN)
+            patience = self._patience(wanted) if wanted is not None or timers else None
+            found = poll(patience, EVENTS_A_TURN)
             # Whom `watched` lacks is forgotten, but a child that is about to close it has it.
             self.found = len(found)
             if self.found == 1:
@@ -175,7 +170,7 @@ class Loop:
             heapq.heappop(self._timers)
         if self._timers and (deadline is None or self._timers[0][0] < deadline):
             deadline = self._timers[0][0]
-        return None if deadline is None else max(0.0, deadline - self.looked)
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _run_timers(self) -> None:
         now = time.monotonic()
