@@ -105,7 +105,7 @@ def test_the_crowd_gives_up_its_longest_idle(shares: Shares, enter: Enter) -> No
     for connection in crowd:
         connection.begun = True
     shares.heard(crowd[0])
-    assert shares.crowd() is crowd[1]
+    assert shares.dispensable() is crowd[1]
 
 
 def test_operators_give_up_last(shares: Shares, enter: Enter) -> None:
@@ -113,7 +113,7 @@ def test_operators_give_up_last(shares: Shares, enter: Enter) -> None:
     for _ in range(5):
         enter(OPERATOR)
     user = enter(ALICE)
-    assert shares.crowd() is user
+    assert shares.dispensable() is user
 
 
 def test_of_equals_the_one_seen_longest_ago(shares: Shares, enter: Enter) -> None:
@@ -126,7 +126,7 @@ def test_of_equals_the_one_seen_longest_ago(shares: Shares, enter: Enter) -> Non
     again = enter(ALICE)
     first.closed = True
     shares.leave(first)
-    assert shares.crowd() is second
+    assert shares.dispensable() is second
     assert shares.all() == [second, again]
 
 

@@ -111,7 +111,7 @@ class Server:
 
     def _make_room(self) -> bool:
         """Drop a connection of the account with most; say whether there was one."""
-        connection = self._shares.crowd()
+        connection = self._shares.dispensable()
         if connection is None:
             return False
         self.dropped += 1

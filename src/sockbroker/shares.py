@@ -77,7 +77,7 @@ class Shares:
             self._bytes <= MOST_BYTES or waiting <= MESSAGE_LIMIT
         )
 
-    def crowd(self) -> Connection | None:
+    def dispensable(self) -> Connection | None:
         """Return the longest idle connection of the account with most, or else its oldest."""
         if not self._accounts:
             return None
