@@ -18,7 +18,7 @@ from _socket import MSG_CTRUNC, MSG_DONTWAIT, MSG_PEEK
 from _socket import socket as Socket
 from collections import deque
 
-from sockbroker.kernel.worker import Outcome, Worker
+from sockbroker.kernel.worker import Worker
 
 RECEIVED_AT_ONCE = 32 * 1024
 """Two messages of the largest size; a pipelining peer is read again when these are answered."""
@@ -61,8 +61,6 @@ class Closer:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._waiting: deque[Socket] = deque()
-        self.jobs = 0
-        """While there are any there may be a child, which has every descriptor for a moment."""
 
     def close(self, connection: Socket) -> None:
         """Close a connection, which is the closer's from here on."""
@@ -75,11 +73,7 @@ class Closer:
         except (DescriptorsSent, OSError):
             pass
         self._waiting.append(connection)
-        self.jobs += 1
-        self._worker.submit(self._close_waiting, self._closed)
-
-    def _closed(self, _outcome: Outcome[None]) -> None:
-        self.jobs -= 1
+        self._worker.submit(self._close_waiting, lambda _outcome: None)
 
     def _close_waiting(self) -> None:
         batch = []

@@ -31,6 +31,7 @@ from sockbroker.kernel.loop import ENDED, EVENTS_A_TURN, READABLE, WRITABLE, Loo
 from sockbroker.kernel.peercred import peer_of
 from sockbroker.session import Connection, Session
 from sockbroker.shares import Shares
+from sockbroker.watching import Watching
 
 CALLS_A_ROUND = 32
 """Calls between two looks at the kernel: if more wait then, the queues of listeners are looked at
@@ -67,7 +68,7 @@ class Server:
         self._violation = violation
         self._acceptor = Acceptor(loop, closer, welcome=self._welcome, make_room=self._make_room)
         self._shares = Shares()
-        self._on_event = self._ready  # one object for all connections
+        self._watching = Watching(loop, self._shares, self._ready)
         # Who has had his first turn: before the loop sleeps again he is watched, or he is gone.
         self._unwatched: list[Connection] = []
         # The deadlines: all the same time ahead, so the order of arming is the order of expiry.
@@ -199,7 +200,7 @@ class Server:
         """
         if self._unwatched:
             self._watch_who_stays()
-        crowded = self._loop.found == EVENTS_A_TURN
+        crowded = self._loop.found >= EVENTS_A_TURN
         if crowded:
             self._acceptor.accept_all()  # the kernel may not have come to them
         elif not self._armed and not self._shares.turns:
@@ -261,7 +262,7 @@ class Server:
             self._serve(connection)
         elif not connection.closed:
             self._arm(connection)
-        if not connection.watched:
+        if connection.watched is None:
             self._unwatched.append(connection)
 
     def _watch_who_stays(self) -> None:
@@ -271,24 +272,23 @@ class Server:
         """
         unwatched, self._unwatched = self._unwatched, []
         for connection in unwatched:
-            if connection.watched or connection.closed:
+            if connection.watched is not None or connection.closed:
                 continue
             if not connection.queued and self._receive(connection) and self._weigh(connection):
                 self._shares.queue(connection)
-            if not (connection.watched or connection.closed):
+            if connection.watched is None and not connection.closed:
                 self._watch(connection, READABLE)
 
     def _watch(self, connection: Connection, events: int) -> bool:
         """Have the loop tell of these events; say False, and close it, if that cannot be."""
-        if connection.watched:
-            self._loop.change(connection.descriptor, events)
+        if connection.watched is not None:
+            connection.watched.change(connection.descriptor, events)
             return True
         try:
-            self._loop.watch(connection.descriptor, self._on_event, connection, events)
-        except OSError:  # epoll_ctl(2): no memory, or more watched than the kernel lets anybody
+            self._watching.start(connection, events)
+        except OSError:
             self._close(connection)
             return False
-        connection.watched = True
         return True
 
     def _rest(self, connection: Connection) -> None:
@@ -368,12 +368,7 @@ class Server:
         if connection.conversation is not None:
             connection.conversation.close()
         by_closer = unread and not connection.clean
-        # A child of the closer's has everything open for a moment: what is only closed meanwhile
-        # would be watched on, and tell of its end under a number that is another one's by then.
-        if connection.watched and (by_closer or self._closer.jobs):
-            self._loop.unwatch(connection.descriptor)
-        elif connection.watched:
-            self._loop.forget(connection.descriptor)
+        self._watching.stop(connection)
         if by_closer:
             self._closer.close(connection.socket)
         else:

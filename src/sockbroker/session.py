@@ -6,6 +6,7 @@ from _socket import socket as Socket
 
 from sockbroker.core.conversation import Conversation
 from sockbroker.core.peer import Groups, Peer
+from sockbroker.kernel.loop import Descriptors
 from sockbroker.kernel.peercred import groups_of
 
 OPERATORS = -1
@@ -59,7 +60,7 @@ class Connection(Session):
         self.outgoing = b""
         self.bytes = 0  # that wait in it, as they were last weighed
         self.begun = False  # it has had its first turn
-        self.watched = False  # by the loop
+        self.watched: Descriptors | None = None  # by the loop, or a crowd in it
         self.heard = False  # it has sent something
         self.queued = False  # waits for its turn
         self.paused = False  # is not read while earlier messages wait

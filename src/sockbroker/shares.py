@@ -57,6 +57,10 @@ class Shares:
         if connection.bytes:
             self.weigh(connection, 0)
 
+    def connections_of(self, account: int) -> int:
+        """Return how many connections an account has that has any."""
+        return len(self._accounts[account])
+
     def heard(self, connection: Connection) -> None:
         """Note that a connection is no longer the longest idle of its account."""
         connections = self._accounts[connection.account]

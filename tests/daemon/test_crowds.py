@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import socket
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from asking import Asking
+from descriptors import file_that_is_never_closed
 from peers import REQUEST, Line, Peer, ask, granted, operator_asks, user_asks
 from running import (
     ALICE,
@@ -68,6 +72,43 @@ class Crowd:
         with self._ours:
             self._ours.send(b".")
             self._peer.result()
+
+
+def test_a_crowd_while_the_lock_of_all_epolls_is_held(world: World) -> None:
+    """Any user can hold it, by an epoll in another one and a file server that answers no poll(2).
+
+    Seen to fail where what watches a crowd is watched by the loop's epoll; then neither the daemon
+    goes on nor SIGKILL ends it.
+    """
+    daemon = world.start(POLICY)
+    file = world.own / "polled"
+
+    def hold() -> None:
+        for number in os.listdir("/proc/self/fd"):
+            if (Path("/proc/self/fd") / number).is_char_device() and int(number) > 2:
+                os.close(int(number))  # of the file server: it is to end with the other one
+        outer, inner = select.epoll(), select.epoll()
+        outer.register(inner)
+        inner.register(os.open(file, os.O_RDONLY))
+
+    def crowd() -> list[str]:
+        with ExitStack() as stack:
+            lines = [stack.enter_context(Line()) for _ in range(30)]
+            return [granted(line.call("Request", app="demo"))[1] for line in 2 * lines]
+
+    with file_that_is_never_closed(file):
+        holding = Peer(MALLORY, hold)
+        eventually("held", lambda: wchan(holding.pid).startswith("request_wait_answer"))
+        for _ in range(3):
+            assert set(Peer(BOB, crowd).result()) <= {"created", "existing"}
+        assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
+    holding.result()
+    daemon.end()
+
+
+def wchan(pid: int) -> str:
+    """Where in the kernel a process sleeps."""
+    return Path(f"/proc/{pid}/wchan").read_text()
 
 
 def test_five_thousand_connections_of_one_uid(world: World) -> None:

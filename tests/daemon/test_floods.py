@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable
 
 import pytest
+from asking import Asking, usual
 from floods import FLOODERS, FLOODS, SECONDS, flood
-from peers import Peer, ask, granted
-from running import ALICE, CONTROL, MALLORY, OPERATOR, World
+from peers import Line, Peer, Reply, granted, operator_asks
+from running import ALICE, BOB, CONTROL, MALLORY, OPERATOR, World
 
 pytestmark = pytest.mark.root
 
@@ -23,42 +24,55 @@ ALWAYS, NEARLY_ALWAYS, ROOT = 1.0, 0.05, 0.05
 POLICY = "apps: {demo: {allow: {everyone: true}}}"
 
 
-def waits(address: bytes | str, method: str) -> list[float]:
-    """Ask again and again; give how long each took, in seconds, in order of size."""
-    taken = []
-    parameters = {"app": "demo"} if method == "Request" else {}
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        before = time.monotonic()
-        reply = ask(method, at=address, **parameters)
-        taken.append(time.monotonic() - before)
-        if parameters:
-            granted(reply)
-        time.sleep(0.002)
-    return sorted(taken)
+def keeping(at: bytes | str, method: str, **parameters: object) -> Callable[[], Reply]:
+    """Give what asks, always on the connection that it made when it first did."""
+    lines: list[Line] = []
+
+    def act() -> Reply:
+        if not lines:
+            lines.append(Line(at))
+        return lines[0].call(method, **parameters)
+
+    return act
 
 
 @pytest.mark.parametrize("kind", FLOODS, ids=lambda kind: str(kind.__name__))
 def test_others_are_served(world: World, kind: Callable[[], Callable[[], None]]) -> None:
-    """Whatever one uid does, another's request is answered within a second, and root's at once."""
+    """Whatever one uid does, another's request is answered within a second, and root's at once.
+
+    Also where they keep their connections.  Seen to fail, with slow bytes and kept connections,
+    where each connection of the one is watched singly.
+    """
     daemon = world.start(POLICY)
     flooders = [Peer(MALLORY, lambda: flood(kind)) for _ in range(FLOODERS)]
     time.sleep(1)  # until it is in full flow
-    alice = Peer(ALICE, lambda: waits(CONTROL, "Request"))
-    root = Peer(0, lambda: waits(OPERATOR, "Status"))
-    of_alice, of_root = alice.result(), root.result()
+    kept, status = keeping(CONTROL, "Request", app="demo"), keeping(OPERATOR, "Status")
+    asking = {
+        "another uid": Asking(ALICE),
+        "another uid, kept": Asking(BOB, lambda: granted(kept())),
+        "root": Asking(0, lambda: answered(operator_asks("Status"))),
+        "root, kept": Asking(0, lambda: answered(status())),
+    }
+    time.sleep(SECONDS)
+    waits = {who: each.stop() for who, each in asking.items()}
     steps = sum(flooder.result() for flooder in flooders)
 
-    at = len(of_alice) * 99 // 100, len(of_root) * 99 // 100
-    print(
-        f"\n{kind.__name__}: {steps / (SECONDS + 2):.0f} steps a second by {FLOODERS} processes;"
-        f" another uid {len(of_alice)} requests, 99 of 100 in {of_alice[at[0]] * 1000:.1f} ms,"
-        f" all in {of_alice[-1] * 1000:.1f}; root 99 of 100 in {of_root[at[1]] * 1000:.1f} ms,"
-        f" on {os.cpu_count()} processors"
-    )
+    print(f"\n{kind.__name__}: {steps / (SECONDS + 2):.0f} steps a second by {FLOODERS} processes")
+    for who, each in waits.items():
+        print(
+            f"{who}: 99 of 100 of {len(each)} in {1000 * usual(each):.1f} ms,"
+            f" all in {1000 * max(each):.1f}, on {os.cpu_count()} processors"
+        )
     assert steps
-    assert of_alice[-1] < ALWAYS * SLACK
-    assert of_alice[at[0]] < NEARLY_ALWAYS * SLACK
-    assert of_root[at[1]] < ROOT * SLACK
+    for who, each in waits.items():
+        if who.startswith("root"):
+            assert usual(each) < ROOT * SLACK
+        else:
+            assert max(each) < ALWAYS * SLACK
+            assert usual(each) < NEARLY_ALWAYS * SLACK
     assert daemon.log("fault") == []
     daemon.end()
+
+
+def answered(reply: Reply) -> None:
+    assert "error" not in reply, reply

@@ -14,12 +14,18 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 EVENTS_A_TURN = 42
-"""Taken from the kernel at once; with more, one crowd would delay the next look.  They are 12 bytes
-each, and for more than 512 Python asks the C library, at every look."""
+"""Taken from the kernel at once; with more, the next look would be late.  They are 12 bytes each,
+and for more than 512 Python asks the C library, at every look."""
+
+EVENTS_OF_A_CROWD = 8
+"""The same for a crowd: a few, so that everybody else waits for a few only."""
+
+CROWDS_A_TURN = 5
+"""With more of them, the next look would be late."""
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
@@ -42,27 +48,12 @@ class Timer:
         self.callback = None
 
 
-class Loop:
-    """One thread's loop.  Everything but `call_from_thread` belongs to that thread."""
+class Descriptors:
+    """Descriptors that are watched, in an epoll(7) of their own."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[Callable[[Any, int], None], object]] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._order = itertools.count()
-        self._calls: deque[Callable[[], None]] = deque()
-        # A socket pair and no pipe: a service's system call filter may leave pipes out.
-        self._wake_read, self._wake_write = socket.socketpair()
-        for end in (self._wake_read, self._wake_write):
-            end.setblocking(False)
-        self._signals: dict[int, Callable[[], None]] = {}
-        self._running = True
-        self.found = 0
-        """How many descriptors the last look of all found; EVENTS_A_TURN: there may be more."""
-        self.watch(self._wake_read.fileno(), self._woken, None)
-
-    # Descriptors.  Closing one takes it out of the epoll set by itself, as long as it has no
-    # duplicate; `forget` only drops the callback, which saves a system call for each connection.
 
     def watch(
         self,
@@ -79,14 +70,113 @@ class Loop:
         """Watch for other events; ENDED is always reported."""
         self._epoll.modify(descriptor, events)
 
-    def forget(self, descriptor: int) -> None:
-        """Drop a descriptor that the caller closes now."""
-        self._watched.pop(descriptor, None)
-
     def unwatch(self, descriptor: int) -> None:
-        """Stop watching a descriptor that stays open."""
+        """Watch it no longer; always to be done before it is closed.
+
+        That may end the watch as well, but not where a child has a duplicate; and up to Linux 6.3
+        it waits for the lock that the loop's crowds are kept from.
+        """
         if self._watched.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
+
+    def tell(self, found: list[tuple[int, int]]) -> None:
+        """Call back for each of what the kernel found."""
+        if len(found) == 1:  # as nearly always
+            descriptor, events = found[0]
+            alone = self._watched.get(descriptor)
+            if alone is not None:
+                alone[0](alone[1], events)
+            return
+        # Looked up before any of them runs: a callback may close a descriptor, and the next one get
+        # its number.
+        ready = []
+        for descriptor, events in found:
+            ready.append((self._watched.get(descriptor), events))
+        for each, events in ready:
+            if each is not None:
+                each[0](each[1], events)
+
+
+class Crowd(Descriptors):
+    """Descriptors of which a look tells a few, however many of them are ready.
+
+    The kernel tells of those first who became ready first, and they may be as many as one user has
+    connections.
+    """
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no descriptor in it."""
+        return not self._watched
+
+    def fileno(self) -> int:
+        """Return the descriptor of its epoll, which polls readable when one of them is ready."""
+        return self._epoll.fileno()
+
+    def look(self) -> list[tuple[int, int]]:
+        """Return a few that are ready now, with their events."""
+        return self._epoll.poll(0, EVENTS_OF_A_CROWD)
+
+
+class Loop(Descriptors):
+    """One thread's loop.  Everything but `call_from_thread` belongs to that thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._calls: deque[Callable[[], None]] = deque()
+        # A socket pair and no pipe: a service's system call filter may leave pipes out.
+        self._wake_read, self._wake_write = socket.socketpair()
+        for end in (self._wake_read, self._wake_write):
+            end.setblocking(False)
+        self._signals: dict[int, Callable[[], None]] = {}
+        self._running = True
+        self._crowds: dict[int, Crowd] = {}  # that are in use, who was told of last at the end
+        # What to wait for while there are crowds.  By poll(2), and never by one epoll in another:
+        # to change what such a one watches takes a lock that any user can keep (epnested_mutex in
+        # fs/eventpoll.c, up to Linux 6.3 epmutex, held while a FUSE server is asked), and nothing
+        # ends a process that waits for it.
+        self._all = select.poll()
+        self._all.register(self._epoll.fileno(), select.POLLIN)
+        # Kept for others: up to Linux 6.3 the end of an epoll waits for that lock, too.  One is
+        # there from the beginning, for when there is no descriptor left.
+        self._spare_crowds = [Crowd()]
+        self.found = 0
+        """How many descriptors this look has found so far; from EVENTS_A_TURN on there may be
+        more."""
+        self.watch(self._wake_read.fileno(), self._woken, None)
+
+    # Crowds.
+
+    def crowd(self) -> Crowd:
+        """Return one for descriptors to come, to be given back; OSError: no descriptor for it."""
+        crowd = self._spare_crowds.pop() if self._spare_crowds else Crowd()
+        self._crowds[crowd.fileno()] = crowd
+        self._all.register(crowd, select.POLLIN)
+        return crowd
+
+    def give_back(self, crowd: Crowd) -> None:
+        """Take one back, which is empty."""
+        del self._crowds[crowd.fileno()]
+        self._all.unregister(crowd)
+        self._spare_crowds.append(crowd)
+
+    def _wait(self, seconds: float | None) -> Sequence[int]:
+        """Wait until anything is ready; return the crowds in which there is something."""
+        milliseconds = None if seconds is None else 1000 * seconds
+        ready = {number for number, _ in self._all.poll(milliseconds)}
+        return list(itertools.islice(filter(ready.__contains__, self._crowds), CROWDS_A_TURN))
+
+    def _look_at(self, crowds: Sequence[int]) -> None:
+        """Tell of some in each of these crowds, which are the last to be told of next time."""
+        for number in crowds:
+            crowd = self._crowds.pop(number, None)
+            if crowd is not None:  # else it was given back meanwhile
+                self._crowds[number] = crowd
+                found = crowd.look()
+                self.found += len(found)
+                crowd.tell(found)
 
     # Timers, on the monotonic clock.
 
@@ -138,28 +228,19 @@ class Loop:
         `between` is called after each look at the kernel.  It returns the next moment at which it
         wants to be called whatever happens, on the monotonic clock: 0 for at once, None for never.
         """
-        poll = self._epoll.poll
-        watched, timers = self._watched, self._timers
+        poll, tell = self._epoll.poll, self.tell
+        timers, crowds = self._timers, self._crowds
         wanted: float | None = None
         while self._running:
+            ready: Sequence[int] = ()
             patience = self._patience(wanted) if wanted is not None or timers else None
+            if crowds:
+                ready, patience = self._wait(patience), 0.0
             found = poll(patience, EVENTS_A_TURN)
-            # Whom `watched` lacks is forgotten, but a child that is about to close it has it.
             self.found = len(found)
-            if self.found == 1:
-                descriptor, events = found[0]
-                each = watched.get(descriptor)
-                if each is not None:
-                    each[0](each[1], events)
-            else:
-                # Looked up before any of them runs: a callback may close a descriptor, and the
-                # next one get its number.
-                ready = []
-                for descriptor, events in found:
-                    ready.append((watched.get(descriptor), events))
-                for each, events in ready:
-                    if each is not None:
-                        each[0](each[1], events)
+            tell(found)
+            if ready:
+                self._look_at(ready)
             if timers:
                 self._run_timers()
             wanted = between()
@@ -182,7 +263,8 @@ class Loop:
 
     def close(self) -> None:
         signal.set_wakeup_fd(-1)
-        self._epoll.close()
+        for each in (self, *self._crowds.values(), *self._spare_crowds):
+            each._epoll.close()
         self._wake_read.close()
         self._wake_write.close()
 
