@@ -24,7 +24,7 @@ from sockbroker.closing import RECEIVED_FIRST, Closer
 from sockbroker.core.service import Deferred, Reply
 from sockbroker.core.varlink import Call
 from sockbroker.interfaces import service
-from sockbroker.kernel.loop import ENDED, EVENTS_A_TURN, WRITABLE, Loop
+from sockbroker.kernel.loop import ENDED, EVENTS_A_TURN, READABLE, WRITABLE, Loop
 from sockbroker.kernel.worker import Worker
 from sockbroker.server import CALLS_A_ROUND, SECONDS_FOR_A_MESSAGE, Server
 from sockbroker.session import Session
@@ -313,6 +313,38 @@ def test_who_cannot_be_watched_is_let_go(
         assert not [each for each in server._armed if each.closed]
         while theirs.recv(65536):
             pass
+        other.sendall(INFO)
+        look(loop, server)
+        assert other.recv(65536).endswith(b"\0")
+
+
+@pytest.mark.parametrize("then", ["reads on", "waits for its peer", "goes"])
+def test_whose_watch_cannot_be_changed_or_ended_is_let_go(
+    loop: Loop, server: Server, calls: Calls, then: str
+) -> None:
+    """And nothing is left of it, in whichever state it is; who else is there notices nothing.
+
+    Seen to fail where a refusal ends the server.
+    """
+    before = watched(loop)
+    with welcome(server) as theirs, welcome(server) as other:
+        theirs.sendall({"waits for its peer": INFO}.get(then, RELEASE + INFO[:1]))
+        settle(server)
+        (connection, *_) = server._shares.all()
+        loop._epoll.unregister(connection.descriptor)
+        if then == "reads on":
+            calls.release.resolve(Reply())
+        elif then == "waits for its peer":
+            theirs.sendall(STATUS)
+            server._ready(connection, READABLE)
+        else:
+            theirs.close()
+            server._ready(connection, ENDED)
+        settle(server)
+        assert connection.closed
+        assert server.connections == 1
+        assert not [each for each in server._armed if each.closed]
+        assert len(watched(loop)) == len(before) + 1
         other.sendall(INFO)
         look(loop, server)
         assert other.recv(65536).endswith(b"\0")

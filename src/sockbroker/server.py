@@ -281,11 +281,11 @@ class Server:
 
     def _watch(self, connection: Connection, events: int) -> bool:
         """Have the loop tell of these events; say False, and close it, if that cannot be."""
-        if connection.watched is not None:
-            connection.watched.change(connection.descriptor, events)
-            return True
         try:
-            self._watching.start(connection, events)
+            if connection.watched is None:
+                self._watching.start(connection, events)
+            else:
+                connection.watched.change(connection.descriptor, events)
         except OSError:
             self._close(connection)
             return False

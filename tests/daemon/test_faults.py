@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -148,10 +149,17 @@ def drifted_faulted(subject: Subject) -> None:
 
 def connection_faulted(subject: Subject) -> None:
     """It is answered, or it is closed at once."""
-    try:
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         request_faulted(subject, ALICE)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+
+
+def kept_faulted(subject: Subject) -> None:
+    """The same, with a call that takes a thread's time and one after it; then it is let go."""
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError), subject.connect(0) as line:
+        reply = line.call("Reload")
+        assert reply["parameters"]["problems"] == [], reply
+        assert "error" not in line.call("Status")
+    soon("let go", lambda: subject.daemon.descriptors() <= subject.descriptors)
 
 
 # List and Reload.
@@ -310,6 +318,14 @@ OPERATIONS = (
         lambda subject: request_after(subject, ALICE),
         calls="%network,epoll_ctl",
         for_good=False,
+        races=True,
+    ),
+    Operation(
+        "connection, kept",
+        nothing,
+        kept_faulted,
+        lambda subject: request_after(subject, ALICE),
+        calls="epoll_ctl",
     ),
     Operation("Request, no folder", no_folder, new_faulted, new_after),
 )
@@ -345,7 +361,8 @@ def test_each_error_at_each_call(world: World, told: Result) -> None:
 
     Seen to fail when a directory was made at its own name, when a release that could not be
     finished did not put the directory back, when a scan left out what it could not look at, and
-    when the server took it for granted that a connection can be watched.
+    when the server took it for granted that a connection can be watched, that its watch can be
+    changed, or that it can be ended.
     """
     world.write(POLICY)
     result = try_all(world, OPERATIONS, ready, exact_after_a_restart)

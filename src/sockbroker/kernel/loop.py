@@ -67,7 +67,7 @@ class Descriptors:
         self._watched[descriptor] = callback, subject
 
     def change(self, descriptor: int, events: int) -> None:
-        """Watch for other events; ENDED is always reported."""
+        """Watch for other events; ENDED is always reported.  OSError: no Linux has one yet."""
         self._epoll.modify(descriptor, events)
 
     def unwatch(self, descriptor: int) -> None:
@@ -77,7 +77,10 @@ class Descriptors:
         it waits for the lock that the loop's crowds are kept from.
         """
         if self._watched.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
+            try:
+                self._epoll.unregister(descriptor)
+            except OSError:
+                pass  # no Linux refuses it yet; one that does ends it when the file is closed
 
     def tell(self, found: list[tuple[int, int]]) -> None:
         """Call back for each of what the kernel found."""
