@@ -6,6 +6,9 @@ he likes.  Nor can one be taken out of a connection: to close a file of a FUSE s
 server.  So nothing that was sent is ever received; a look at what waits says whether there is
 something (unix(7): MSG_CTRUNC), and then the connection is closed by a process that ends: in one
 the kernel lets no socket linger (inet_release in net/ipv4/af_inet.c asks for PF_EXITING).
+
+A look passes over an urgent byte (MSG_OOB, Linux 5.15), and over the descriptors that came with it,
+unless the connection has been told to have such bytes stand among the others.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import os
 import signal
 import socket
 import time
-from _socket import MSG_CTRUNC, MSG_DONTWAIT, MSG_PEEK
+from _socket import MSG_CTRUNC, MSG_DONTWAIT, MSG_PEEK, SO_OOBINLINE, SOL_SOCKET
 from _socket import socket as Socket
 from collections import deque
 
@@ -41,9 +44,18 @@ class DescriptorsSent(Exception):
     """The peer has sent descriptors, which are still where he sent them."""
 
 
+def see_urgent_bytes(connection: Socket) -> None:
+    """Have urgent bytes stand among the others, those that have arrived as well; OSError: unknown.
+
+    Source: SO_OOBINLINE in socket(7), manage_oob in net/unix/af_unix.c.
+    """
+    connection.setsockopt(SOL_SOCKET, SO_OOBINLINE, 1)
+
+
 def receive(connection: Socket, most: int) -> bytes:
     """Return up to `most` bytes of what has arrived, or b"" at the end.
 
+    The connection is one that `see_urgent_bytes` has been told, or it spins and closes what waits.
     DescriptorsSent instead of any descriptor, BlockingIOError where there is nothing, OSError where
     the connection is lost.
     """
@@ -66,6 +78,7 @@ class Closer:
         """Close a connection, which is the closer's from here on."""
         try:
             connection.shutdown(socket.SHUT_RDWR)  # nothing more arrives
+            see_urgent_bytes(connection)
             for _ in range(MOST_LOOKS):
                 if not receive(connection, RECEIVED_AT_ONCE):
                     connection.close()

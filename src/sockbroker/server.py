@@ -22,6 +22,7 @@ from sockbroker.closing import (
     Closer,
     DescriptorsSent,
     receive,
+    see_urgent_bytes,
 )
 from sockbroker.core.conversation import converse
 from sockbroker.core.peer import Peer
@@ -90,8 +91,11 @@ class Server:
     # Accepting.
 
     def _welcome(self, connected: Socket, listening: Listening) -> None:
+        clean = listening.refuses and listening.caught_up
         try:
             peer = peer_of(connected)
+            if not clean:
+                see_urgent_bytes(connected)
         except OSError:
             self._closer.close(connected)
             return
@@ -101,7 +105,6 @@ class Server:
             return
         if self._shares.connections >= self._most:
             self._make_room()
-        clean = listening.refuses and listening.caught_up
         connection = Connection(connected, peer, operator, clean)
         self._shares.enter(connection)
         self.accepted += 1

@@ -15,13 +15,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import scenes
-from descriptors import OLDER_KERNEL
 from floods import FLOODS, SECONDS
 from installed import Installed
 from measuring import NotMeasured, Sample
 from peers import Peer, user_asks
 from policies import ONE_APP
 from programs import Programs
+from refusing import OLDER_KERNEL
 from running import ALICE, BOB, OPERATOR, private_world
 from scenes import Scene
 from serving import BROKER, ONE

@@ -14,10 +14,6 @@ from pathlib import Path
 from peers import Peer
 from running import MALLORY, mount, umount
 
-OLDER_KERNEL = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"]
-OLDER_KERNEL += ["-e", "trace=setsockopt", "-e", "inject=setsockopt:error=ENOPROTOOPT"]
-"""Under which a daemon is started that cannot have them refused at the sender."""
-
 LINGER = 600
 
 

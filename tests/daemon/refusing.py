@@ -7,8 +7,11 @@ machine whose kernel is older or whose container refuses.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -47,6 +50,14 @@ def refuse(refusals: Iterable[Refusal]) -> None:
         raise OSError(ctypes.get_errno(), "no filter of system calls")
 
 
+SO_PASSRIGHTS = 83  # include/uapi/asm-generic/socket.h, Linux 6.16
+
+NO_PASSRIGHTS = Refusal("setsockopt", errno.ENOPROTOOPT, (-1, socket.SOL_SOCKET, SO_PASSRIGHTS))
+
+OLDER_KERNEL = [sys.executable, "-I", __file__]
+"""Under which a daemon is started that cannot have descriptors refused at the sender."""
+
+
 def instructions(refusal: Refusal) -> Iterator[tuple[int, int, int, int]]:
     """Compare one word after the other, and jump behind the last if it is another."""
     words = [(0, NUMBERS[refusal.name])]
@@ -57,3 +68,8 @@ def instructions(refusal: Refusal) -> Iterator[tuple[int, int, int, int]]:
         yield LOAD, 0, 0, offset
         yield JUMP_IF_EQUAL, 0, 2 * left - 1, word
     yield RETURN, 0, 0, ERROR | refusal.error
+
+
+if __name__ == "__main__":
+    refuse([NO_PASSRIGHTS])
+    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - there is nothing for a shell

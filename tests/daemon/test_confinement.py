@@ -32,7 +32,7 @@ from peers import (
     refused,
     user_asks,
 )
-from refusing import PR_SET_SECCOMP, Refusal, refuse
+from refusing import PR_SET_SECCOMP, SO_PASSRIGHTS, Refusal, refuse
 from running import (
     ALICE,
     BOB,
@@ -170,7 +170,6 @@ def test_each_capability_is_needed(world: World, capability: str, lacking: str) 
 
 # On a kernel, or in a container, that lacks something.
 
-SOL_SOCKET, SO_PASSRIGHTS = 1, 83
 PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_MDWE, PR_GET_MDWE = 23, 24, 38, 65, 66
 
 Calls = list[tuple[str | int, ...]]
@@ -192,7 +191,7 @@ LACKING: dict[str, tuple[Calls, set[str], list[int]]] = {
         [EPERM],
     ),
     "openat2": ([("openat2",)], set(), [ENOSYS, EPERM]),
-    "SO_PASSRIGHTS": ([("setsockopt", -1, SOL_SOCKET, SO_PASSRIGHTS)], set(), [ENOPROTOOPT]),
+    "SO_PASSRIGHTS": ([("setsockopt", -1, socket.SOL_SOCKET, SO_PASSRIGHTS)], set(), [ENOPROTOOPT]),
 }
 """By what is refused: the calls, with the first arguments that make it up (-1: any); the layers
 that cannot be had then; and the answers that are known for it."""

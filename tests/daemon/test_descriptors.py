@@ -1,25 +1,26 @@
 """Descriptors that are sent to the broker: nobody waits for them, and nothing of them stays.
 
 Linux 6.16 and later refuse them at the sender (SO_PASSRIGHTS).  An older kernel is made of this one
-by strace(1), which has that option fail, so that the broker has to live with what arrives.  The
-last close of a socket that lingers takes as long as its sender has said (SO_LINGER, socket(7)).
-Said at each test: what was taken out of the program to see it fail.
+by a filter that has that option fail, so that the broker has to live with what arrives.  The last
+close of a socket that lingers takes as long as its sender has said (SO_LINGER, socket(7)).  Said at
+each test: what was taken out of the program to see it fail.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from asking import Asking, usual
-from descriptors import OLDER_KERNEL, Lingering, file_that_is_never_closed, rights
+from descriptors import Lingering, file_that_is_never_closed, rights
 from peers import (
     INVALID_PARAMETER,
     REQUEST,
@@ -33,6 +34,7 @@ from peers import (
     staying,
     user_asks,
 )
+from refusing import OLDER_KERNEL
 from running import ALICE, BOB, MALLORY, Daemon, World, eventually
 
 pytestmark = pytest.mark.root
@@ -143,6 +145,56 @@ def test_sockets_that_linger(networked: World) -> None:
     daemon.end()
 
 
+@pytest.mark.parametrize("then", ["sends more", "half closes", "closes"])
+def test_what_lingers_with_an_urgent_byte(networked: World, then: str) -> None:
+    """A look at what waits sees it as well, and what it brings.
+
+    Taken out: `see_urgent_bytes`; then the loop itself closes what lingers, whatever comes next.
+    """
+    daemon = networked.start(POLICY, under=OLDER_KERNEL)
+    user_asks(BOB, "Request", app="demo")
+
+    def send() -> tuple[Lingering, list[Line]]:
+        lingering, lines = Lingering(), [Line() for _ in range(20)]
+        for line in lines:
+            with lingering.make() as made:
+                line.socket.sendmsg([b"!"], rights([made.fileno()]), socket.MSG_OOB)
+            time.sleep(0.01)  # until it is closed here, and the broker's close is the last
+            if then == "sends more":
+                with suppress(BrokenPipeError):  # he may have been turned away
+                    line.send(b" ")
+            elif then == "half closes":
+                line.socket.shutdown(socket.SHUT_WR)
+            else:
+                line.socket.close()
+        return lingering, lines
+
+    nobody_notices(daemon, send)
+    daemon.end()
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["refused at the sender", "older kernel"])
+def test_an_urgent_byte_and_nothing_more(networked: World, *, older: bool) -> None:
+    """Who sends it and waits takes none of the broker's time.
+
+    Taken out: `see_urgent_bytes`; then an older kernel has the loop told of it again and again.
+    """
+    daemon = networked.start(POLICY, under=OLDER_KERNEL if older else ())
+    user_asks(BOB, "Request", app="demo")
+
+    def send() -> Line:
+        line = Line()
+        granted(line.call("Request", app="demo"))
+        line.socket.send(b"!", socket.MSG_OOB)
+        return line
+
+    with staying(MALLORY, send):
+        used = daemon.processor_seconds()
+        time.sleep(2)
+        assert daemon.processor_seconds() - used < 0.02 * SLACK
+    daemon.end()
+
+
 def test_a_file_that_cannot_be_closed(networked: World) -> None:
     """A descriptor whose close would never return is never taken, and so never closed.
 
@@ -186,10 +238,16 @@ def test_what_was_queued_before_the_daemon_came(networked: World) -> None:
         lingering = Lingering()
         for number in range(20):
             with Line() as line, lingering.make() as made:
-                line.socket.sendmsg([REQUEST[: 5 + number]], rights([made.fileno()]))
+                if number % 2:
+                    line.socket.sendmsg([b"!"], rights([made.fileno()]), socket.MSG_OOB)
+                else:
+                    line.socket.sendmsg([REQUEST[: 5 + number]], rights([made.fileno()]))
         return lingering
 
+    # Or the daemon begins with the first, and what comes later is refused.
+    daemon.process.send_signal(signal.SIGSTOP)
     with staying(MALLORY, send):
+        daemon.process.send_signal(signal.SIGCONT)
         eventually("ready", lambda: '"ready"' in daemon.text())
         began = time.monotonic()
         assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from peers import (
     refused,
     user_asks,
 )
+from refusing import NO_PASSRIGHTS, Refusal, refuse
 from running import (
     ALICE,
     BOB,
@@ -461,10 +463,9 @@ def test_an_older_kernel(world: World) -> None:
     Taken out: `_NO_OPENAT2`, the look at the mount in `entries.open_entry`, and what catches the
     error in `refuse_descriptors`; with each, one of these fails.
     """
-    under = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=openat2,setsockopt"]
-    under += ["-e", "inject=openat2:error=ENOSYS", "-e", "inject=setsockopt:error=ENOPROTOOPT"]
     a_link(RUN / "own")
-    world.start(POLICY, under=under)
+    older = [NO_PASSRIGHTS, Refusal("openat2", errno.ENOSYS)]
+    world.start(POLICY, before=lambda: refuse(older))
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
     (RUN / f"demo/{ALICE}").chmod(0o777)
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "repaired"
