@@ -9,6 +9,7 @@ import itertools
 import os
 import signal
 import socket
+import time
 from _socket import socket as Socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -576,6 +577,27 @@ def test_who_is_late_is_let_go(server: Server, before: int, then: int) -> None:
         settle(server)
         if whole:
             assert theirs.recv(65536).endswith(b"\0")
+
+
+def test_a_crowd_that_is_late_is_let_go_by_and_by(
+    server: Server, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has to be thrown away may be much; others are served between, and the loop never sleeps.
+
+    Seen to fail where all are let go at once, and where the loop sleeps before the next.
+    """
+    monkeypatch.setattr(server_module, "SECONDS_A_ROUND", 0)  # time for one
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(welcome(server, said=INFO[:1]))
+        settle(server)
+        pass_time(server)
+        stack.enter_context(welcome(server, said=ONEWAY))
+        for left in (2, 1, 0):
+            wanted = server.between()
+            assert calls.number == 1
+            assert server.connections == left + 1
+            assert (wanted is not None and wanted <= time.monotonic()) == (left > 0)
 
 
 def test_a_byte_now_and_then_gains_no_time(loop: Loop, server: Server) -> None:

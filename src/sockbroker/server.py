@@ -39,7 +39,7 @@ CALLS_A_ROUND = 32
 as well, however quick they were."""
 
 SECONDS_A_ROUND = 0.002
-"""Of calls between two looks at the kernel, however few they were."""
+"""Of calls between two looks at the kernel, however few they were; and of closing who is late."""
 
 SECONDS_FOR_A_MESSAGE = 10.0
 """For the first byte, for each message once begun, and for a peer to take a reply."""
@@ -358,6 +358,8 @@ class Server:
                     self._shares.queue(connection)
             if not connection.queued:
                 self._close(connection)
+            if time.monotonic() >= now + SECONDS_A_ROUND:
+                return  # the rest is late still when the kernel has been looked at
 
     def _refuse(self, connection: Connection, violation: ProtocolError) -> None:
         self._violation(connection.peer, violation)
