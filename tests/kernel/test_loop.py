@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -177,3 +179,41 @@ def test_a_crowd_may_be_given_back_while_it_has_something_to_tell(
     assert told == ["alone"]
     assert loop.crowd() is crowd
     assert loop.crowd() is not crowd
+
+
+@pytest.fixture
+def three_descriptors() -> Iterator[None]:
+    """Have the process be allowed three, whatever it has."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_more_crowds_than_the_kernel_can_wait_for(
+    loop: Loop, ready: Callable[[], int], request: pytest.FixtureRequest
+) -> None:
+    """The limit of descriptors has been lowered: all are told still, and nothing spins.
+
+    Seen to fail where poll(2) is taken for what never fails, and without a pause.
+    """
+    told: Counter[int] = Counter()
+
+    def tell(number: int, _events: int) -> None:
+        told[number] += 1
+        crowds[number].unwatch(numbers[number])
+
+    crowds = [loop.crowd() for _ in range(3 * CROWDS_A_TURN)]
+    numbers = [ready() for _ in crowds]
+    for number, crowd in enumerate(crowds):
+        crowd.watch(numbers[number], tell, number)
+    request.getfixturevalue("three_descriptors")
+    for _ in range(3):
+        look(loop)
+    assert told == Counter(range(len(crowds)))
+
+    looks: list[float] = []
+    loop.call_later(0.2, loop.stop)
+    loop._running = True
+    loop.run(lambda: looks.append(time.monotonic()))
+    assert len(looks) < 400

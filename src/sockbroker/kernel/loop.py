@@ -27,6 +27,9 @@ EVENTS_OF_A_CROWD = 8
 CROWDS_A_TURN = 5
 """With more of them, the next look would be late."""
 
+SECONDS_UNABLE_TO_WAIT = 0.005
+"""Between two looks, where the kernel cannot say when there is something to see."""
+
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 ENDED = select.EPOLLHUP | select.EPOLLERR
@@ -168,7 +171,12 @@ class Loop(Descriptors):
     def _wait(self, seconds: float | None) -> Sequence[int]:
         """Wait until anything is ready; return the crowds in which there is something."""
         milliseconds = None if seconds is None else 1000 * seconds
-        ready = {number for number, _ in self._all.poll(milliseconds)}
+        try:
+            ready = {number for number, _ in self._all.poll(milliseconds)}
+        except OSError:
+            # poll(2): more of them than the limit of descriptors, which root has lowered meanwhile.
+            time.sleep(SECONDS_UNABLE_TO_WAIT)
+            ready = set(self._crowds)
         return list(itertools.islice(filter(ready.__contains__, self._crowds), CROWDS_A_TURN))
 
     def _look_at(self, crowds: Sequence[int]) -> None:
