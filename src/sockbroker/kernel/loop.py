@@ -273,6 +273,10 @@ class Loop(Descriptors):
                 callback()
 
     def close(self) -> None:
+        """Let go of everything; its signals are ignored from here on, until the process ends."""
+        # Else the interpreter, on its way out, has the next one end it, and not well.
+        for number in self._signals:
+            signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
         for each in (self, *self._crowds.values(), *self._spare_crowds):
             each._epoll.close()
