@@ -1,10 +1,17 @@
-"""Options and markers, nothing else: what tests build their values with stands beside them."""
+"""Options, markers and settings, nothing else: what tests build values with stands beside them."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How busy the machine is says nothing of what is tested.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

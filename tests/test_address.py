@@ -188,7 +188,7 @@ def test_a_squatter_who_never_accepts_holds_nobody_up() -> None:
 
     version, seconds = in_private_world(world)
     assert version == "path"
-    assert seconds < 1
+    assert seconds < 4  # it would be five
 
 
 @needs_root
@@ -228,7 +228,7 @@ def test_a_backlog_that_stays_full_ends_by_the_timeout() -> None:
             as_user(ALICE, lambda: ask(timeout=0.5))
         return time.monotonic() - begin
 
-    assert 0.3 < in_private_world(world) < 1.5
+    assert 0.3 < in_private_world(world) < 5
 
 
 @needs_root

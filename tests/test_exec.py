@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -318,7 +319,8 @@ def test_systemd_socket_proxyd_from_a_cron_job() -> None:
                 f"{PATH}/behind",
             )
             deadline = time.monotonic() + 30
-            while "proxy" not in entries():
+            listens = re.compile(rf"(?m) 00010000 .* {PATH}/proxy$")  # before that it is underway
+            while not listens.search(Path("/proc/net/unix").read_text()):
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             assert mode_of("proxy") == 0o666

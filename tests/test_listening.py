@@ -404,8 +404,8 @@ def test_a_socket_made_just_now_is_given_time() -> None:
     """Between the two halves of bind(2) a live socket looks dead; nobody takes it for that."""
 
     def act(directory: Directory) -> float:
-        os.mknod(f"{PATH}/s", stat.S_IFSOCK | 0o700)
         begin = time.monotonic()
+        os.mknod(f"{PATH}/s", stat.S_IFSOCK | 0o700)
         directory.listen("s").close()
         return time.monotonic() - begin
 

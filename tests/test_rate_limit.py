@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sockbroker.rate_limit import LINES_A_MINUTE, MOST_UIDS, RateLimit
@@ -69,7 +69,6 @@ def test_many_uids_cost_no_more_memory_than_some() -> None:
     assert limit.admit(0) == 0
 
 
-@settings(deadline=None)  # how busy the machine is says nothing
 @given(
     st.lists(
         st.tuples(st.integers(1, 3), st.integers(1, 90), st.sampled_from([0, 0.5, 20, 60, 61])),

@@ -1,7 +1,7 @@
 """What an interface definition may say, and which values fit it."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sockbroker.core.idl import (
@@ -19,7 +19,6 @@ from sockbroker.core.idl import (
 )
 
 # A busy machine is no counter-example.
-property_of_all = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 HEAD = "interface a.b\n"
 
@@ -391,7 +390,6 @@ def _values(kind):
     raise AssertionError(kind)
 
 
-@property_of_all
 @given(_structs(TYPES), _structs(TYPES), _structs(TYPES), ENUMERATIONS | _structs(TYPES))
 def test_a_definition_says_what_was_meant(parameters, reply, error, alias):
     """Whatever is written in the language is read as it was meant."""
@@ -403,14 +401,12 @@ def test_a_definition_says_what_was_meant(parameters, reply, error, alias):
     assert expected == parse(text)
 
 
-@property_of_all
 @given(st.data(), _structs(TYPES))
 def test_every_value_of_a_type_fits_it(data, struct):
     """Nothing that a definition permits is refused."""
     assert struct.check(data.draw(_values(struct))) is None
 
 
-@property_of_all
 @given(st.data(), TYPES, st.sampled_from([None, True, 7, 7.5, "?", [[[7]]], {"?": {"?": 7}}]))
 def test_a_fault_lies_where_it_is_said_to(data, kind, intruder):
     """A value that does not fit is found in a struct, an array and a map, at its place."""
@@ -424,7 +420,6 @@ def test_a_fault_lies_where_it_is_said_to(data, kind, intruder):
     assert f"k{ending}" == Dictionary(kind).fault({"j": right, "k": intruder})
 
 
-@property_of_all
 @given(
     st.text(max_size=100)
     | st.text(alphabet="a:,()[]?-> \n#T", max_size=60).map(lambda rest: HEAD + "type T " + rest)

@@ -600,7 +600,7 @@ def test_any_text_is_a_policy_or_problems_with_places(text: str) -> None:
     judged(text.encode())
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.lists(st.sampled_from(WORDS), max_size=40).map("".join))
 def test_any_words_are_a_policy_or_problems_with_places(text: str) -> None:
     """The same for what is nearly a policy.
@@ -610,7 +610,7 @@ def test_any_words_are_a_policy_or_problems_with_places(text: str) -> None:
     judged(text.encode())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.integers(0, len(EXAMPLE)),
     st.integers(0, 30),

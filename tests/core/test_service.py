@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sockbroker.core.conversation import (
@@ -39,7 +39,6 @@ from sockbroker.core.varlink import (
 from varlink_client import encode_call
 
 # A busy machine is no counter-example.
-property_of_all = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 STANDARD = parse(
     resources.files("sockbroker").joinpath("org.varlink.service.varlink").read_text("utf-8")
@@ -815,7 +814,6 @@ def test_a_handler_cannot_change_a_remembered_call():
 MESSAGES = st.sampled_from([message for message, _ in CASES] + BROKEN + [LATER, LATER_MORE])
 
 
-@property_of_all
 @given(st.lists(MESSAGES, max_size=8), st.data())
 def test_any_conversation_is_the_same_however_it_is_cut(messages, data):
     """Any calls in any pieces with turns at any time give the same bytes."""
@@ -856,7 +854,6 @@ def test_any_conversation_is_the_same_however_it_is_cut(messages, data):
     assert whole == run([piece for piece in pieces if piece], eager=eager, at_once=at_once)
 
 
-@property_of_all
 @given(st.lists(st.binary(max_size=60) | MESSAGES, max_size=6))
 def test_any_bytes_are_served_or_refused(pieces):
     """Whatever a peer sends, he gets whole messages, or is refused; nothing else is raised."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sockbroker.core.varlink import (
@@ -22,7 +22,6 @@ from sockbroker.core.varlink import (
 from varlink_client import ReplyMessage, decode_reply, encode_call
 
 # A busy machine is no counter-example.
-property_of_all = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # Framing: (stream, the messages in it, what is left begun).
 
@@ -150,7 +149,6 @@ def test_the_limit_can_be_another():
     assert _feed_all(inbox, [FULL + FULL, b"\0"], at_once=True) == [FULL + FULL]
 
 
-@property_of_all
 @given(st.lists(st.binary().map(lambda text: text.replace(b"\0", b""))), st.data())
 def test_any_cut_of_any_stream_gives_its_messages(messages, data):
     """For every stream and every way to cut it, the messages are what stands between the NULs."""
@@ -407,7 +405,6 @@ def _without_none(value: object) -> object:
     return value
 
 
-@property_of_all
 @given(st.binary(max_size=300) | st.from_regex(rb'\A[][{}",:\\u0-9a-e. ]{0,80}\Z'))
 def test_any_bytes_are_a_call_or_a_protocol_error(message):
     """There is no third outcome, and the reason can be logged as it is."""
@@ -420,7 +417,6 @@ def test_any_bytes_are_a_call_or_a_protocol_error(message):
         assert len(reason) <= 120
 
 
-@property_of_all
 @given(
     st.dictionaries(st.sampled_from(["method", "parameters", "more", "x.y"]) | JSON_TEXT, VALUES)
 )
@@ -438,7 +434,6 @@ def test_what_is_read_is_what_json_says(members):
     assert read.get("more", False) == call.more
 
 
-@property_of_all
 @given(JSON_TEXT, PARAMETERS, st.sampled_from([{}, {"more": True}, {"oneway": True}]))
 def test_a_call_comes_back_as_it_was_sent(method, parameters, flags):
     """Client and service agree about every call."""
@@ -483,7 +478,6 @@ def test_what_is_no_json_is_never_sent(value):
             encode_reply(parameters)
 
 
-@property_of_all
 @given(PARAMETERS, st.booleans())
 def test_a_reply_comes_back_as_it_was_sent(parameters, continues):
     """Client and service agree about every reply, but that null is absent."""
@@ -492,7 +486,6 @@ def test_a_reply_comes_back_as_it_was_sent(parameters, continues):
     assert ReplyMessage(_without_none(parameters), None, continues) == decode_reply(message)
 
 
-@property_of_all
 @given(JSON_TEXT, PARAMETERS)
 def test_an_error_comes_back_as_it_was_sent(error, parameters):
     """Client and service agree about every error."""

@@ -136,11 +136,7 @@ class Subject:
             soon("traced", lambda: mark in status.read_text())
             yield
         finally:
-            # One that comes just before strace waits is noted, and noticed only at the next.
-            while tracer.poll() is None:
-                tracer.terminate()
-                with suppress(subprocess.TimeoutExpired):
-                    tracer.wait(1)
+            end_tracing(tracer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +156,14 @@ class Operation:
     """Those whose calls are this operation's; None: all."""
     races: bool = False
     """Whether some of its calls depend on who is faster, so that not each can be made to fail."""
+
+
+def end_tracing(tracer: subprocess.Popen[bytes]) -> None:
+    """Have strace let go: what comes just before it waits is noted, and noticed at the next."""
+    while tracer.poll() is None:
+        tracer.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            tracer.wait(1)
 
 
 def soon(what: str, look: Callable[[], object]) -> None:

@@ -173,6 +173,12 @@ def user_asks(user: int, method: str, /, **parameters: object) -> Reply:
     return as_user(user, lambda: ask(method, **parameters))
 
 
+def answers() -> bool:
+    """Whether somebody listens at the control socket."""
+    with socket.socket(socket.AF_UNIX) as connecting:
+        return not connecting.connect_ex(CONTROL)
+
+
 def operator_asks(method: str, /, **parameters: object) -> Reply:
     """One call on the operator socket."""
     return ask(method, at=OPERATOR, **parameters)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +125,9 @@ class Daemon:
         return self.log_file.read_text()
 
     def log(self, event: str | None = None) -> list[dict[str, Any]]:
-        """The events that it logged, or those of that name; every line has to be one."""
-        lines = [json.loads(line) for line in self.text().splitlines()]
+        """The events that it logged, or those of that name; every whole line has to be one."""
+        text = self.text()  # of whose last line only a part may be seen yet
+        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         return [line for line in lines if event in {None, line["event"]}]
 
     def wait_for(self, event: str, number: int = 1) -> dict[str, Any]:
@@ -156,6 +157,7 @@ class Daemon:
         """End it as a service manager does, and see that it ends well."""
         self.process.send_signal(signal.SIGTERM)
         assert self.ended() == 0, self.text()
+        assert self.text().endswith("\n"), self.text()
         assert self.log("stopped"), self.text()
 
     def kill(self) -> None:
@@ -178,6 +180,15 @@ class Daemon:
         """What it has computed so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def descriptors_of(pid: int) -> dict[int, str]:
+    """What a process has open, by number; one that is closed meanwhile is left out."""
+    links = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            links[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return links
 
 
 class World:

@@ -23,7 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import many_starts
-from injecting import ERRORS, MOST_FAILURES, SECONDS_TO_ANSWER, Result, Site, soon
+from injecting import (
+    ERRORS,
+    MOST_FAILURES,
+    SECONDS_TO_ANSWER,
+    Result,
+    Site,
+    end_tracing,
+    soon,
+)
 from leftovers import left_by_another_kill
 from peers import DENIED, Peer, connect_as
 from running import (
@@ -357,7 +365,7 @@ def traced_start(starts: Starts, *arguments: str) -> tuple[int, bool]:
         os.kill(pid, signal.SIGCONT)
         ready = starts.until_it_is_known(pid)
         if ready:  # else strace ends with it; told to while threads end, it waits for ever
-            tracer.terminate()
+            end_tracing(tracer)
         tracer.wait(SECONDS_TO_ANSWER)
     except BaseException:
         tracer.kill()

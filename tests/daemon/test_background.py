@@ -21,6 +21,7 @@ from running import (
     PATH,
     RUN,
     World,
+    descriptors_of,
     eventually,
     mount,
     tree,
@@ -83,10 +84,7 @@ def test_it_is_a_daemon_in_all_ways(world: World) -> None:
     done = subprocess.run(command, close_fds=False, timeout=120, cwd=world.own)
     assert done.returncode == 0
     number = pid()
-    links = {
-        int(name): os.readlink(f"/proc/{number}/fd/{name}")
-        for name in os.listdir(f"/proc/{number}/fd")
-    }
+    links = descriptors_of(number)
     os.close(kept)
     assert [links[descriptor] for descriptor in range(3)] == ["/dev/null"] * 3
     assert "/etc/passwd" not in links.values()

@@ -129,7 +129,7 @@ def test_five_thousand_connections_of_one_uid(world: World) -> None:
     assert max(waits) < PROMISED * SLACK
     before = time.monotonic()
     counters = operator_asks("Status")["parameters"]["counters"]
-    assert time.monotonic() - before < PROMISED
+    assert time.monotonic() - before < PROMISED * SLACK
     assert counters["connections"] <= 4096
     assert counters["connectionsDropped"] >= 5000 - 4096
     speaking.leave()

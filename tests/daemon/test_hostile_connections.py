@@ -149,7 +149,7 @@ def test_who_never_reads(daemon: Daemon) -> None:
                 with Line() as other:
                     granted(other.call("Request", app="demo"))
                 slowest = max(slowest, time.monotonic() - before)
-            assert slowest < 1, slowest
+            assert slowest < 5, slowest  # it would be ten
             line.socket.settimeout(60)
             while time.monotonic() < began + 9:
                 time.sleep(0.5)
@@ -174,8 +174,8 @@ def test_deadlines(daemon: Daemon) -> None:
     """
 
     def wait() -> dict[str, float]:
-        silent, slow, begun, idle = (Line() for _ in range(4))
         began = time.monotonic()
+        silent, slow, begun, idle = (Line() for _ in range(4))
         granted(idle.call("Request", app="demo"))
         granted(begun.call("Request", app="demo"))
         time.sleep(2)

@@ -25,6 +25,7 @@ from running import (
     Daemon,
     Manager,
     World,
+    descriptors_of,
     eventually,
     mount,
 )
@@ -87,10 +88,13 @@ def test_the_watchdog_is_fed(world: World) -> None:
     """
     with Manager(world.own / "notify") as manager:
         daemon = world.start(POLICY, environment=manager.environment(WATCHDOG_USEC="1000000"))
-        for _ in range(4):
+        manager.wait_for("WATCHDOG")
+        intervals = []
+        for _ in range(5):
             began = time.monotonic()
             manager.wait_for("WATCHDOG")
-            assert time.monotonic() - began < 1
+            intervals.append(time.monotonic() - began)
+        assert sorted(intervals)[2] < 0.75, intervals  # the machine may stall now and then
         daemon.end()
         other = manager.environment(WATCHDOG_USEC="200000", WATCHDOG_PID="1")
         world.start(POLICY, environment=other)
@@ -270,10 +274,7 @@ def test_what_is_no_socket_is_refused(world: World) -> None:
     (event,) = daemon.log("passed socket refused")
     assert "not a socket" in event["why"]
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
-    assert "/etc/passwd" not in {
-        os.readlink(f"/proc/{daemon.pid}/fd/{name}")
-        for name in os.listdir(f"/proc/{daemon.pid}/fd")
-    }
+    assert "/etc/passwd" not in descriptors_of(daemon.pid).values()
 
 
 def test_a_second_socket_for_the_same_name(world: World) -> None:

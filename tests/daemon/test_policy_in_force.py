@@ -444,7 +444,7 @@ def test_a_reload_while_names_cannot_be_looked_up(world: World) -> None:
             time.sleep(0.05)
     finally:
         reloading.join()
-    assert longest < 1
+    assert longest < 4  # it would be more than five
     assert "parameters" in answers[0], answers
     assert granted(user_asks(ALICE, "Request", app="later"))[1] == "created"
     assert refused(user_asks(ALICE, "Request", app="denying")) == DENIED

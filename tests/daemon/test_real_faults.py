@@ -21,6 +21,7 @@ from peers import (
     LIMIT_REACHED,
     Line,
     Peer,
+    answers,
     as_user,
     ask,
     ask_all,
@@ -219,7 +220,7 @@ def test_some_closed_standard_descriptors(world: World, closed: set[int]) -> Non
             os.close(descriptor)
 
     daemon = world.begin(policy=POLICY, before=close)
-    eventually("answers", lambda: Path(OPERATOR).exists())
+    eventually("answers", answers)
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
     for descriptor in closed:
         assert os.readlink(f"/proc/{daemon.pid}/fd/{descriptor}") == "/dev/null"

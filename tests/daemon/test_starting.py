@@ -14,6 +14,7 @@ from peers import (
     DENIED,
     NO_SUCH_DIRECTORY,
     OBSTRUCTED,
+    answers,
     ask_all,
     granted,
     listed,
@@ -519,7 +520,7 @@ def test_without_devices_and_descriptors(world: World) -> None:
     daemon = world.begin(
         policy=POLICY, under=with_devices(world), before=lambda: os.closerange(0, 3)
     )
-    eventually("answers", lambda: Path(OPERATOR).exists())
+    eventually("answers", answers)
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
     links = [os.readlink(f"/proc/{daemon.pid}/fd/{descriptor}") for descriptor in range(3)]
     assert {link.split()[0] for link in links} == {"/memfd:null"}
@@ -569,7 +570,7 @@ def test_nothing_of_the_environment_steers_it(world: World) -> None:
 
     environment = {"PYTHONPATH": str(evil), "PYTHONSTARTUP": str(evil / "yaml.py"), "LC_ALL": "C"}
     daemon = world.begin(policy=POLICY, before=before, environment=environment)
-    eventually("answers", lambda: Path(OPERATOR).exists())
+    eventually("answers", answers)
     eventually("answers", lambda: tree() == LAYOUT)
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
     links = [os.readlink(f"/proc/{daemon.pid}/fd/{descriptor}") for descriptor in range(3)]
