@@ -98,12 +98,16 @@ class Sockets:
         return [str(address) for address in self._open]
 
     def close(self) -> None:
-        """Close all; the files of those that were bound here go, an adopted one's stays."""
+        """Let go of all, to be closed by the end of the process.
+
+        The files of those that were bound here go, an adopted one's stays.
+        """
         for address, listener in self._open.items():
             if address in self._bound and address.path is not None:
                 try:
                     os.unlink(address.path)
                 except OSError:
                     self._log.warning("socket file not removed", path=address.path)
-            listener.close()
+            # Who has connected and was not let in may have sent what lingers: see `closing`.
+            listener.detach()
         self._open.clear()

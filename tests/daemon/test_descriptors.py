@@ -256,6 +256,32 @@ def test_what_was_queued_before_the_daemon_came(networked: World) -> None:
         eventually("closed", lambda: daemon.descriptors() < 25, 10)
 
 
+def test_who_sends_what_lingers_while_it_ends(networked: World) -> None:
+    """Who comes too late to be let in holds up the end no more than anything else.
+
+    Taken out: that listening sockets are left to the end of the process; then their close waits.
+    """
+    daemon = networked.start(POLICY, under=OLDER_KERNEL)
+    user_asks(BOB, "Request", app="demo")
+
+    def send() -> tuple[Lingering, list[Line]]:
+        lingering, lines = Lingering(), [Line(), Line()]
+        for line, flags in zip(lines, (0, socket.MSG_OOB), strict=True):
+            with lingering.make() as made:
+                line.socket.sendmsg([b"!"], rights([made.fileno()]), flags)
+        return lingering, lines
+
+    before = daemon.descriptors()
+    with Line():  # who says nothing, and is waited for
+        eventually("let in", lambda: daemon.descriptors() > before)
+        began = time.monotonic()
+        daemon.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)  # it takes nobody any more
+        with staying(MALLORY, send):
+            assert daemon.ended() == 0
+            assert time.monotonic() - began < 5
+
+
 def test_no_reply_carries_a_descriptor(world: World) -> None:
     """Whatever is asked, nothing but bytes comes back; and nobody can ask for a descriptor.
 
