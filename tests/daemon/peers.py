@@ -174,9 +174,13 @@ def user_asks(user: int, method: str, /, **parameters: object) -> Reply:
 
 
 def answers() -> bool:
-    """Whether somebody listens at the control socket."""
-    with socket.socket(socket.AF_UNIX) as connecting:
-        return not connecting.connect_ex(CONTROL)
+    """Whether somebody answers at the control socket, which is after all is set up."""
+    try:
+        with Line() as line:
+            line.call("org.varlink.service.GetInfo")
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def operator_asks(method: str, /, **parameters: object) -> Reply:
