@@ -277,7 +277,9 @@ def test_who_sends_what_lingers_while_it_ends(networked: World) -> None:
         began = time.monotonic()
         daemon.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)  # it takes nobody any more
+        daemon.process.send_signal(signal.SIGSTOP)  # nor ends before all is sent
         with staying(MALLORY, send):
+            daemon.process.send_signal(signal.SIGCONT)
             assert daemon.ended() == 0
             assert time.monotonic() - began < 5
 
