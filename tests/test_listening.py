@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import sockbroker
+from file_record import record
 from in_directory import (
     OWN,
     PATH,
@@ -425,11 +426,11 @@ def test_a_live_socket_is_left_alone(kind: int, backlog: int | None) -> None:
                 clients[-1].setblocking(False)
                 if clients[-1].connect_ex(f"{PATH}/s"):
                     break
-            before = os.lstat(f"{PATH}/s")
+            before = record(Path(f"{PATH}/s"))
             with pytest.raises(NameInUse) as caught:
                 directory.listen("s", type=STREAM)
             assert (caught.value.uid, caught.value.pid) == (ALICE, os.getpid())
-            assert os.lstat(f"{PATH}/s") == before
+            assert record(Path(f"{PATH}/s")) == before
             assert entries() == {"s"}
             for client in clients:
                 client.close()

@@ -37,6 +37,8 @@ from running import (
     tree,
 )
 
+from file_record import record
+
 pytestmark = pytest.mark.root
 
 POLICY = """\
@@ -157,11 +159,11 @@ def test_what_is_in_it_is_left_alone(world: World) -> None:
         directory.chmod(0o777)
 
     as_user(ALICE, fill)
-    before = {entry.name: entry.lstat() for entry in directory.iterdir()}
-    passwd = Path("/etc/passwd").stat()
+    before = {entry.name: record(entry) for entry in directory.iterdir()}
+    passwd = record(Path("/etc/passwd"))
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "repaired"
-    assert {entry.name: entry.lstat() for entry in directory.iterdir()} == before
-    assert Path("/etc/passwd").stat()[:9] == passwd[:9]
+    assert {entry.name: record(entry) for entry in directory.iterdir()} == before
+    assert record(Path("/etc/passwd")) == passwd
 
 
 def test_release(world: World) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from running import ALICE, BOB, MS_NODEV, MS_NOSUID, RUN, eventually, mount, umount
 
-Attributes = dict[str, tuple[object, ...]]
+from file_record import record
+
+Attributes = dict[str, tuple[int, ...]]
 
 
 def attributes(top: Path, without: tuple[Path, ...] = ()) -> Attributes:
@@ -24,13 +26,8 @@ def attributes(top: Path, without: tuple[Path, ...] = ()) -> Attributes:
         path = waiting.pop()
         if path in without:
             continue
-        status = path.lstat()
-        found[str(path)] = (
-            *(status.st_dev, status.st_ino, status.st_mode, status.st_nlink),
-            *(status.st_uid, status.st_gid, status.st_size),
-            *(status.st_mtime_ns, status.st_ctime_ns),
-        )
-        if stat.S_ISDIR(status.st_mode):
+        found[str(path)] = record(path)
+        if stat.S_ISDIR(path.lstat().st_mode):
             waiting.extend(path.iterdir())
     return found
 

@@ -163,15 +163,6 @@ def attributes(path: Path) -> tuple[int, int, str]:
     return status.st_uid, status.st_gid, f"{stat.S_IMODE(status.st_mode):04o}"
 
 
-def record(path: Path) -> tuple[int, ...]:
-    """All that changes if anybody does anything to it, to the nanosecond."""
-    status = path.lstat()
-    return (
-        *(status.st_dev, status.st_ino, status.st_mode, status.st_nlink),
-        *(status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns, status.st_ctime_ns),
-    )
-
-
 def acls(path: Path) -> list[str]:
     """The ACLs that are there."""
     return [name for name in os.listxattr(path) if name.startswith("system.")]

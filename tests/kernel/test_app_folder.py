@@ -11,8 +11,9 @@ from pathlib import Path
 
 import own_run
 import pytest
-from own_run import PARENT, PRIVATE, SHARED, acl, attributes, names, record
+from own_run import PARENT, PRIVATE, SHARED, acl, attributes, names
 
+from file_record import record
 from sockbroker.kernel import entries
 from sockbroker.kernel.directories import (
     NOBODY,

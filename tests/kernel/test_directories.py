@@ -10,8 +10,9 @@ from pathlib import Path
 
 import own_run
 import pytest
-from own_run import PARENT, acl, attributes, names, record
+from own_run import PARENT, acl, attributes, names
 
+from file_record import record
 from sockbroker.kernel.directories import (
     Base,
     BaseLocked,

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import own_run
 import pytest
-from own_run import PARENT, PRIVATE, acl, names, never, record
+from own_run import PARENT, PRIVATE, acl, names, never
 
+from file_record import record
 from sockbroker.confinement import KEPT
 from sockbroker.kernel.capabilities import keep
 from sockbroker.kernel.directories import Base, Folder
