@@ -135,7 +135,7 @@ def _fill(folders: Folders, app: App, report: Report) -> Generator[None, None, i
 def _bring_folder(
     folder: Folder, app: App, made: int, dispose: Dispose | None, report: Report
 ) -> Iterator[None]:
-    """`made` says how many of at_boot the folder was made with, and that it has no others."""
+    """`made` says how many of at_boot the folder was made with, and that it had no others."""
     last = LastPass(folder.fileno())
     began = change_time()
     existing = set()
@@ -152,7 +152,7 @@ def _bring_folder(
     for uid, gid in islice(app.at_boot.besides(existing), made, None):
         all_right &= _ensure(folder, app, uid, gid, report)
         yield
-    if all_right:
+    if all_right and not made:  # else none was looked at since it was made, and that was remembered
         last.remember(began)
 
 

@@ -327,6 +327,23 @@ def test_a_folder_that_is_filled_is_remembered(run: Path) -> None:
     assert (report.repaired, report.right) == (1, 1)
 
 
+def test_what_is_done_as_soon_as_a_folder_is_there_is_found(run: Path) -> None:
+    """By the next pass: the one that filled it has looked at nothing since others could reach it.
+
+    Seen to fail where that one remembers its own beginning.
+    """
+    with Base.open(str(run)) as base:
+        passing = bring(Folders(base), POLICY, Report(), nothing_left)
+        while not (run / "chat").exists():
+            next(passing)
+        access_acl(run / "chat/1000")
+        after(run / "chat/1000")
+        for _ in passing:
+            pass
+    report = a_pass()
+    assert (report.repaired, report.right) == (1, 1)
+
+
 def test_a_pass_that_has_nothing_to_do_gives_way_all_the_same(run: Path) -> None:
     """To the peers, after some directories each time; and it counts each of them once.
 
