@@ -102,8 +102,9 @@ class Server:
             finally:
                 os._exit(1)
         os.close(writable)
-        self.started = os.read(ready, 1) == b"."
+        started = os.read(ready, 1) == b"."
         os.close(ready)
+        assert started, "the process has said why it could not"
 
     def kill(self) -> None:
         """End it without a warning."""

@@ -279,7 +279,7 @@ def test_a_full_queue_is_waited_for_and_not_for_ever() -> None:
                 sockbroker.connect("chat", "s", timeout=0.5)
             return time.monotonic() - begin
 
-        assert 0.3 < as_user(ALICE, act) < 5
+        assert 0.3 < as_user(ALICE, act) < 15
         stuck.kill()
         os.unlink(f"{PATH}/s")
 
@@ -288,16 +288,16 @@ def test_a_full_queue_is_waited_for_and_not_for_ever() -> None:
             while True:
                 server.accept()
 
+        begin = time.monotonic()
         slow = Server(lambda: bind("s", backlog=0), late, uid=ALICE)
 
-        def through() -> float:
-            begin = time.monotonic()
+        def through() -> None:
             clients = [sockbroker.connect("chat", "s", timeout=20) for _ in range(2)]
             for client in clients:
                 client.close()
-            return time.monotonic() - begin
 
-        assert 0.2 < as_user(ALICE, through) < 3
+        as_user(ALICE, through)
+        assert time.monotonic() - begin > 0.3
         slow.kill()
 
     in_private_world(world)

@@ -225,7 +225,7 @@ def test_a_broker_that_hangs() -> None:
     status, output, errors = answered(hang, "--timeout", "0.5", "release", "chat")
     assert (status, output) == (69, "")
     assert one_line(errors), errors
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 25  # without the option it would be 30 s
 
 
 def test_a_user_who_does_not_exist() -> None:

@@ -123,6 +123,7 @@ def test_of_those_that_race_for_a_name_exactly_one_wins() -> None:
 def test_threads_race_as_processes_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """And neither the umask of the process nor what else it does is disturbed by it."""
     monkeypatch.setattr(claiming, "LONGEST_SEARCH", 60)  # for who holds it
+    monkeypatch.setattr(claiming, "LONGEST_WAIT", 60)  # while others search
 
     def act(directory: Directory) -> None:
         os.umask(0o027)
@@ -218,7 +219,7 @@ def test_a_server_that_knows_nothing_of_the_library_keeps_what_it_bound() -> Non
 def test_a_file_that_is_put_in_the_way_is_not_opened_up() -> None:
     """Who may write in the directory puts another socket of the user's where the new one was."""
 
-    def act(directory: Directory) -> set[int]:
+    def act(directory: Directory) -> tuple[set[int], bool]:
         os.umask(0o077)
         over = Flag()
         private = bind("private")
@@ -235,19 +236,20 @@ def test_a_file_that_is_put_in_the_way_is_not_opened_up() -> None:
                         pass
 
         swapper = Running(swap)
-        seen = set()
+        seen, listened = set(), 0
         for _ in range(3000):
             try:
                 directory.listen("s", 0o666).close()
+                listened += 1
             except sockbroker.ListenFailed:
                 pass
             seen.add(mode_of("private"))
         over.raise_it()
         swapper.result()
         private.close()
-        return seen
+        return seen, 0 < listened < 3000
 
-    assert in_directory(act) == {0o700}
+    assert in_directory(act) == ({0o700}, True)
 
 
 # Servers that are killed and started again.
@@ -339,7 +341,6 @@ def test_servers_that_are_killed_and_started_again_under_load() -> None:
                     servers[name].kill()
                 library = {"with": True, "without": False, "mixed": restart % 2 == 0}[name]
                 servers[name] = (with_the_library if library else without_the_library)(name)
-                assert servers[name].started
                 if library:
                     assert mode_of(name) == MODE
             for name, server in servers.items():
