@@ -349,17 +349,18 @@ class Server:
         now = time.monotonic()
         late = itertools.takewhile(lambda item: item[1] <= now, self._armed.items())
         for connection in [each for each, _ in late if not each.queued]:
-            # What was waited for may have come, and the kernel not told of it yet.
-            if connection.outgoing:
-                self._send_rest(connection)
-            elif self._receive(connection):
-                conversation = connection.conversation
-                if (conversation is None or conversation.ready) and self._weigh(connection):
-                    self._shares.queue(connection)
-            if not connection.queued:
-                self._close(connection)
+            self._give_up(connection)
             if time.monotonic() >= now + SECONDS_A_ROUND:
                 return  # the rest is late still when the kernel has been looked at
+
+    def _give_up(self, connection: Connection) -> None:
+        """Close it, unless what was waited for has come, and the kernel not told of it yet."""
+        if connection.outgoing:
+            self._send_rest(connection)
+        elif self._receive(connection) and connection.ready and self._weigh(connection):
+            self._shares.queue(connection)
+        if not connection.queued:
+            self._close(connection)
 
     def _refuse(self, connection: Connection, violation: ProtocolError) -> None:
         self._violation(connection.peer, violation)
@@ -386,9 +387,10 @@ class Server:
         Who has not spoken yet keeps his connection unless `unheard_too`: his call is on its way.
         """
         for connection in self._shares.all():
-            running = connection.queued or connection.outgoing or not connection.idle
-            if not running and (connection.heard or unheard_too):
+            if connection.idle and connection.heard:
                 self._close(connection)
+            elif connection.idle and unheard_too:
+                self._give_up(connection)
         return self._shares.connections > 0
 
     def close(self) -> None:

@@ -76,8 +76,13 @@ class Connection(Session):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs, waits to be served or has begun."""
-        return self.conversation is None and not self.received
+        """Whether nothing runs, waits to be served or sent, or has begun."""
+        return not (self.conversation or self.received or self.outgoing or self.queued)
+
+    @property
+    def ready(self) -> bool:
+        """Whether what has come can be served, if something has."""
+        return self.conversation is None or self.conversation.ready
 
     @property
     def unserved(self) -> int:

@@ -90,9 +90,9 @@ class Shares:
             self._accounts.items(), key=lambda item: (item[0] != OPERATORS, len(item[1]))
         )
         # The longest idle are first; where all of many are busy, looking on is not worth the time.
-        # Who has not had his first turn may have sent his call already.
+        # Who waits for his first turn is not idle: he may have sent his call already.
         oldest = itertools.islice(connections, LOOKED_AT_TO_DROP)
-        idle = (each for each in oldest if each.begun and each.idle)
+        idle = (each for each in oldest if each.idle)
         return next(idle, None) or next(iter(connections))
 
     def all(self) -> list[Connection]:
