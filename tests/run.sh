@@ -13,7 +13,8 @@
 set -eu
 umask 022
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin # the system's own python3, whatever else is installed
-unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS VIRTUAL_ENV CDPATH
+unset PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS VIRTUAL_ENV CDPATH LANGUAGE
+export LC_ALL=C.UTF-8 # a language that is not there is complained of by each program
 python=/usr/bin/python3
 checkout=$(readlink -e -- "$(dirname -- "$0")/..")
 if [ "$(id -u)" = 0 ]; then
@@ -86,7 +87,7 @@ install_packages() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq </dev/null || say 'the package lists could not all be renewed'
     # shellcheck disable=SC2086 # a list of words
-    apt-get install -y -qq --no-install-recommends $1 </dev/null >"$cache/apt.log" 2>&1 || {
+    apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=600 $1 </dev/null >"$cache/apt.log" 2>&1 || {
         cat "$cache/apt.log" >&2
         return 1
     }
@@ -187,6 +188,14 @@ if [ "${1-}" = --in-namespaces ]; then
         mount --bind "$checkout" /mnt
         ip link set lo up
         cd /mnt
+        hard=$(prlimit --pid $$ --nofile --output HARD --noheadings --raw)
+        [ "$hard" = unlimited ] || [ "$hard" -ge 20000 ] || prlimit --pid $$ --nofile=:20000
+        nobody='setpriv --reuid 65534 --regid 65534 --clear-groups'
+        $nobody test -r /mnt/src/sockbroker/__init__.py ||
+            fail "$checkout cannot be read by every user, and some of the tests are run as others: chmod -R a+rX '$checkout'"
+        $nobody unshare --user --map-root-user true ||
+            fail 'users cannot have user namespaces here, and the tests are attacks from there as well: see the sysctls' \
+                'kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns'
     else
         cd "$checkout"
     fi
