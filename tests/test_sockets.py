@@ -516,20 +516,21 @@ def test_sockets_that_come_and_go_hide_no_other() -> None:
     def world() -> set[str]:
         kept = [made(f"{PATH}/{number}", STREAM, 1) for number in range(200)]
 
-        def churn() -> object:
+        def churn(process: int) -> object:
             while True:
-                several = [made(b"\0%06d" % number) for number in range(800)]
+                several = [made(b"\0%d-%06d" % (process, number)) for number in range(400)]
                 random.shuffle(several)
                 for each in several:
                     each.close()
 
-        for _ in range(2):
-            background(churn)
+        churning = [background(lambda number=number: churn(number)) for number in range(2)]
         found = {state for _ in range(5) for state in states("--app", "chat").values()}
         del kept
+        assert [os.waitpid(pid, os.WNOHANG) for pid in churning] == [(0, 0)] * 2
         return found
 
-    assert in_world(world) == {"live"}
+    # Before Linux 6.0 one may be skipped by the abstract ones; a container knows no more then.
+    assert in_world(world) - (set() if WHOLE_MACHINE else {"unknown"}) == {"live"}
 
 
 # Names.
@@ -877,8 +878,12 @@ def test_a_crowd() -> None:
         for number in range(processes):
             staying(lambda number=number: flood(number), MALLORY)  # type: ignore[misc]
         begun = time.monotonic()
-        rows = in_child(lambda: (len(listed()), children_peak()))
-        return rows[0], time.monotonic() - begun, rows[1]
+        command = [sys.executable, "-I", "-c", COMMAND, "sockets", "--json"]
+        measured = subprocess.run(
+            [sys.executable, "-I", "-c", PEAK, *command], capture_output=True, check=True
+        )
+        number = len(json.loads(measured.stdout))
+        return number, time.monotonic() - begun, int(measured.stderr)
 
     number, seconds, kilobytes = in_world(world)
     assert number == each * processes
@@ -886,9 +891,13 @@ def test_a_crowd() -> None:
     assert kilobytes < 100_000
 
 
-def children_peak() -> int:
-    """The most memory that a child of this process has had, in kilobytes."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+"""
+"""Runs a command and tells the most memory that it had, in kilobytes: less than a fork of this
+process has, which would count as well."""
 
 
 def test_descriptors_without_end() -> None:

@@ -82,7 +82,7 @@ def test_who_cannot_be_watched_leaves_no_crowd(watched: Watched) -> None:
     Seen to fail where a crowd stays into which nobody has come.
     """
     refused, *_others = watched.enter(ALICE, MOST_WATCHED_SINGLY + 1)
-    with open(__file__, "rb") as file:
+    with open(os.memfd_create("file"), "rb") as file:
         refused.descriptor = file.fileno()
         with pytest.raises(OSError, match="Operation not permitted"):
             watched.start([refused])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -162,7 +163,12 @@ def test_ways(path: str, error: str | None, says: str | None) -> None:
         for number in range(2, 42):
             os.symlink(f"l{number - 1}", f"/run/l{number}")
         with listening("/run/s"):
-            return why(path, "--user", "bob"), as_bob(path)
+            answer, kernel = why(path, "--user", "bob"), as_bob(path)
+            for _ in range(20):  # a mount anywhere may have the kernel count the links twice
+                if error or kernel != os.strerror(errno.ELOOP):
+                    break
+                kernel = as_bob(path)
+            return answer, kernel
 
     answer, kernel = in_world(world)
     assert answer["error"] == error

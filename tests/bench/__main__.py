@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-_TESTS = Path(__file__).parent.parent
-sys.path[1:1] = [str(_TESTS / "daemon"), str(_TESTS)]  # how its tests start a daemon
+sys.path.insert(1, str(Path(__file__).parent.parent))
+sys.path.insert(1, str(Path(__file__).parent.parent / "daemon"))  # how its tests start a daemon
 
 import commands
 import memory

@@ -167,9 +167,8 @@ def test_byte_by_byte_costs_each_byte_once():
         inbox = Inbox()
         assert _feed_all(inbox, _byte_by_byte(FULL + b"\0"), at_once=False) == [FULL]
     assert _feed_all(Inbox(), [b"\0" * 200_000], at_once=True) == [b""] * 200_000
-    assert (
-        time.process_time() - began < 5
-    )  # measured 0.3 s; 100 s if every byte were searched again
+    # Measured 0.3 s, 2 s with the coverage; more than 100 s if every byte were searched again.
+    assert time.process_time() - began < 30
 
 
 # Calls.

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peers import Line, Peer, Reply, connect_as, encoded
-from running import RUN, Daemon, World
+from running import RUN, Daemon, World, many_at_once
 
 ERRORS = (
     *("ENOSPC", "EDQUOT", "EROFS", "EMFILE", "ENFILE", "EIO"),
@@ -262,7 +262,7 @@ def try_all(
         for error in ERRORS
         if not (site.for_good and error == "EINTR")  # no signal comes at each call for ever
     ]
-    processes = os.cpu_count() or 1
+    processes = many_at_once()
 
     def some(number: int) -> Result:
         result = Result()

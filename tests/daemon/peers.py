@@ -116,7 +116,9 @@ def in_user_namespace(uid: int, act: Callable[[], T], *, subordinate: int = 0, *
             return act()
 
         peer = Peer(uid, enter, **how)
-        ours.recv(1)
+        theirs.close()
+        if not ours.recv(1):
+            return peer.result()  # which raises: it could not enter
         for name, number in (("uid_map", uid), ("gid_map", how.get("gid") or uid)):
             with open(f"/proc/{peer.pid}/{name}", "w") as file:
                 more = f"1 {SUBORDINATE} {subordinate}\n" if subordinate else ""

@@ -46,13 +46,14 @@ from running import (
     World,
     eventually,
     layout,
+    many_at_once,
     mount,
     state,
 )
 
-OPERATION = "start"
+from this_kernel import LAYERS
 
-LAYERS = ["mounts", "no_new_privs", "capabilities", "no_new_code", "landlock", "system_calls"]
+OPERATION = "start"
 
 FIRST_OF_EVERYONE = 30_000
 
@@ -448,7 +449,7 @@ def try_starts(world: World, *, all_of_them: bool) -> Result:
     with closing(Starts(world, "first")) as first:
         sites = sites_of(first)
     cases = cases_of(sites, all_of_them=all_of_them)
-    processes = os.cpu_count() or 1
+    processes = many_at_once()
 
     def some(number: int) -> Result:
         result = Result()

@@ -23,6 +23,7 @@ from running import (
     World,
     descriptors_of,
     eventually,
+    has_ended,
     mount,
     tree,
 )
@@ -48,7 +49,7 @@ def pid() -> int:
 def end(number: int) -> None:
     """End the daemon of that pid and wait until it has gone."""
     os.kill(number, 15)
-    eventually("ended", lambda: not Path(f"/proc/{number}").exists(), 10)
+    eventually("ended", lambda: has_ended(number))
 
 
 def status_of(number: int) -> dict[str, str]:
@@ -168,7 +169,7 @@ def test_the_lock_goes_with_the_process(world: World) -> None:
     assert daemonize(world).returncode == 0
     first = pid()
     os.kill(first, 9)
-    eventually("ended", lambda: not Path(f"/proc/{first}").exists())
+    eventually("ended", lambda: has_ended(first))
     PID_FILE.write_text("1\n")
     assert daemonize(world).returncode == 0
     assert pid() not in (1, first)

@@ -154,7 +154,13 @@ def test_a_second_crowd_costs_no_more_memory(world: World) -> None:
         speaking.leave()
         eventually("closed", lambda: daemon.descriptors() <= descriptors)
         sizes.append(daemon.resident())
-    assert sizes[-1] - sizes[1] < 2 * 1024, sizes
+    assert sizes[-1] - sizes[1] < 8 * 1024, sizes  # which huge pages may make of less
+
+
+def accepted() -> int:
+    """How many connections there have been."""
+    counters = operator_asks("Status")["parameters"]["counters"]
+    return counters["connectionsAccepted"]  # type: ignore[no-any-return]
 
 
 def few_descriptors() -> None:
@@ -174,6 +180,7 @@ def test_few_descriptors(world: World, speaks: bool) -> None:
     before = daemon.descriptors()
     some = Crowd(500, saying=REQUEST if speaks else b"")
     eventually("complete", some.complete)
+    eventually("let in", lambda: accepted() >= 500)
     used = daemon.processor_seconds()
     time.sleep(2)
     assert daemon.processor_seconds() - used < 0.2

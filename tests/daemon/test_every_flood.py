@@ -51,6 +51,8 @@ def test_every_flood_at_once(world: World) -> None:
     assert len(waits) > 3
     assert max(waits) < PROMISED * SLACK
     assert usual(of_operator) < PROMISED_TO_ROOT * SLACK
+    counters = operator_asks("Status")["parameters"]["counters"]
+    assert counters["connectionsAccepted"] > 100 * len(EVERY_WAY)
     eventually("closed", lambda: daemon.descriptors() <= descriptors)
     assert daemon.resident() - resident < 80 * 1024  # 4,096 connections, and a share of bytes
     assert daemon.log("fault") == []

@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -156,6 +157,7 @@ def connection_faulted(subject: Subject) -> None:
 def kept_faulted(subject: Subject) -> None:
     """The same, with a call that takes a thread's time and one after it; then it is let go."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError), subject.connect(0) as line:
+        time.sleep(0.05)  # until it is watched: or there are more calls at one time than another
         reply = line.call("Reload")
         assert reply["parameters"]["problems"] == [], reply
         assert "error" not in line.call("Status")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import os
 import signal
 import socket
@@ -151,10 +150,8 @@ def test_who_never_reads(daemon: Daemon) -> None:
                 slowest = max(slowest, time.monotonic() - before)
             assert slowest < 5, slowest  # it would be ten
             line.socket.settimeout(60)
-            while time.monotonic() < began + 9:
-                time.sleep(0.5)
             line.socket.setblocking(True)
-            eventually("dropped", lambda: connections() == 0, 50)
+            eventually("dropped", lambda: connections() == 0)
             return time.monotonic() - began
 
     def connections() -> int:
@@ -213,27 +210,6 @@ def test_deadlines(daemon: Daemon) -> None:
     assert 9.5 < ends["silent"] < 20
     assert 9.5 < ends["slow"] < 20
     assert 11.5 < ends["begun"] < 22
-
-
-def test_descriptors_that_are_sent(daemon: Daemon) -> None:
-    """Descriptors are refused or dropped; none is left in the daemon, and the call is served."""
-    before = daemon.descriptors()
-
-    def send() -> int:
-        served = 0
-        passed = array.array("i", [os.open("/", os.O_RDONLY) for _ in range(200)])
-        for _ in range(100):
-            with Line() as line:
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)]
-                try:
-                    line.socket.sendmsg([REQUEST], rights)
-                except PermissionError:  # Linux 6.16: refused at the sender
-                    line.send(REQUEST)
-                served += granted(line.reply())[1] in {"existing", "created"}
-        return served
-
-    assert as_mallory(send) == 100
-    eventually("closed", lambda: daemon.descriptors() <= before)
 
 
 def test_other_ways_to_be_strange(daemon: Daemon) -> None:

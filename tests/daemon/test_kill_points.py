@@ -16,9 +16,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from injecting import ATTEMPTS, end_tracing
 from leftovers import ACL, left_by_another_kill
 from peers import Line, Peer, as_user
-from running import ALICE, CHAT, RUN, Daemon, World, eventually, layout, state, tree
+from running import (
+    ALICE,
+    CHAT,
+    RUN,
+    Daemon,
+    World,
+    eventually,
+    layout,
+    many_at_once,
+    state,
+    tree,
+)
 
 pytestmark = pytest.mark.root
 
@@ -110,7 +122,7 @@ def side_by_side(
     world: World, cases: Sequence[Case], kill: Callable[[Subject, Case], None]
 ) -> Counter[str]:
     """Go through the cases in as many processes as there are processors; count the calls killed."""
-    processes = os.cpu_count() or 1
+    processes = many_at_once()
 
     def some(number: int) -> None:
         subject = Subject(world, f"base{number}")
@@ -155,15 +167,25 @@ def killed_while_serving(
         prepare(subject)
         return subject.running().pid if worker is None else threads[worker]
 
-    def kill(subject: Subject, case: Case) -> None:
+    def came_to(subject: Subject, case: Case) -> bool:
         thread = ready(subject)
         name, number = case
         inject = f"inject={name}:signal=KILL:when={number}"
         tracer = subject.trace(thread, "-e", f"trace={name}", "-e", inject)
         daemon = subject.running()
         subject.ask(method)
-        assert daemon.ended() == -9
+        try:
+            assert daemon.ended(10) == -9
+        except subprocess.TimeoutExpired:
+            end_tracing(tracer)
+            mended(subject)
+            return False
         tracer.wait()
+        return True
+
+    def kill(subject: Subject, case: Case) -> None:
+        # A machine that stands still for a moment may change how many calls there are.
+        assert any(came_to(subject, case) for _ in range(ATTEMPTS)), "it never came to that call"
         judge(subject)
         mended(subject)
         if worker is not None:  # what this one has mended may have been a worker's first work
@@ -190,7 +212,7 @@ def mended(subject: Subject) -> None:
     eventually("mended", lambda: tree(subject.base) in (EXACT, WITHOUT_ALICE))
     reply = subject.ask("Request")
     assert reply is not None
-    assert "parameters" in reply, reply
+    assert "error" not in reply, reply
     assert tree(subject.base) == EXACT
     assert sorted(os.listdir(subject.base)) == [".sockbroker.lock", "chat", "sockbroker"]
     for name in (f"{ALICE}", "2000"):

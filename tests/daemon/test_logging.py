@@ -57,6 +57,8 @@ from running import (
     mount,
 )
 
+from this_kernel import MISSING_LAYERS
+
 pytestmark = pytest.mark.root
 
 POLICY = f"""\
@@ -76,6 +78,10 @@ OPEN = "apps: {demo: {allow: {everyone: true}}, nobody: {}}"
 
 FLOOD = range(2000, 2040)
 """Uids whose refusals, at 60 lines each, are more than any pipe, socket or terminal holds."""
+
+
+SOMETIMES = ("not all that confines holds", "setting up")
+"""What is logged before it is ready on a kernel that lacks something, or that takes its time."""
 
 
 class Tap:
@@ -394,7 +400,7 @@ def test_hostile_words_at_another_end(world: World, manager: Manager, tap: Tap) 
     assert all(line.isprintable() for line in lines)
     told = [line for line in lines if "protocol violation" in line]
     assert len(told) == len(VIOLATIONS)
-    others = [line for line in lines if line not in told]
+    others = [line for line in lines if line not in told and not any(map(line.count, SOMETIMES))]
     assert len(others) == 3  # set up, ready, stopped
     for line in told:
         if tap.kind == "a terminal":
@@ -445,6 +451,7 @@ def test_the_journal_gets_lines_and_the_manager_gets_none(world: World, manager:
         stop(daemon)
         events = [journalled(line) for line in tap.wait_for('"stopped"')]
     named = [(event["event"], event["priority"]) for event in events]
+    named = [(name, priority) for name, priority in named if name not in SOMETIMES]
     assert [name for name in named if name[0] in {"created", "denied", "stopped"}] == [
         ("created", 6),
         *[("denied", 4)] * 3,
@@ -569,7 +576,9 @@ def test_in_the_background_it_is_the_systems_log(world: World) -> None:
         log.bind("/dev/log")
         log.settimeout(PATIENCE)
         with in_background(world, OPEN) as pid:
-            said = [log.recv(65536), log.recv(65536)]
+            said = [log.recv(65536)]
+            while b'"ready"' not in said[-1]:
+                said.append(log.recv(65536))
             refuse_often([MALLORY], 1)
             said.append(log.recv(65536))
             for message in VIOLATIONS:  # one by one, for the queue is as short as ten
@@ -582,6 +591,7 @@ def test_in_the_background_it_is_the_systems_log(world: World) -> None:
         assert found is not None, datagram
         assert found[0].isprintable()
         events.append((int(found[1]), json.loads(found[2])["event"]))
+    events = [(priority, name) for priority, name in events if name not in SOMETIMES]
     facility = 3 << 3  # LOG_DAEMON
     assert events == [
         (facility | 6, "set up"),
@@ -603,7 +613,8 @@ def test_in_the_background_without_a_log(world: World) -> None:
             log.settimeout(PATIENCE)
             refuse_often([GUEST], 1)
             note, refusal = (log.recv(65536).decode("ascii") for _ in range(2))
-    assert "6 log lines were lost before this one" in note  # set up, ready, 3 denied, created
+    lost = 6 + bool(MISSING_LAYERS)  # set up, ready, 3 denied, created; what does not confine it
+    assert f"{lost} log lines were lost before this one" in note
     assert f'"uid": {GUEST},' in refusal
 
 

@@ -316,7 +316,7 @@ def test_it_ends_with_clients_connected(world: World, number: signal.Signals) ->
     began = time.monotonic()
     daemon.process.send_signal(number)
     assert daemon.ended() == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8  # 4 s are his; without an end of them it is 10
     for line in lines:
         line.socket.close()
     assert os.listdir(RUN / "sockbroker") == []
@@ -392,7 +392,7 @@ def test_it_ends_while_a_look_up_hangs(world: World) -> None:
         began = time.monotonic()
         daemon.process.send_signal(signal.SIGTERM)
         assert daemon.ended() == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
     assert daemon.log("stopped")
 
 
@@ -431,11 +431,12 @@ def test_storms_of_signals(world: World) -> None:
     assert daemon.log("fault") == []
 
 
-def slow_start(world: World) -> Daemon:
-    """A daemon that takes seconds to start, and has begun."""
+def slow_start(world: World, *, directories: int) -> Daemon:
+    """A daemon that takes 0.3 s for each directory of its start, and has begun."""
     slow = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=mkdirat"]
     slow += ["-e", "inject=mkdirat:delay_enter=300000"]
-    policy = 'apps: {demo: {allow: {everyone: true}, at_boot: {users: ["2000-2009"]}}}'
+    last = 2000 + directories - 1
+    policy = f'apps: {{demo: {{allow: {{everyone: true}}, at_boot: {{users: ["2000-{last}"]}}}}}}'
     daemon = world.begin(policy=policy, under=slow)
     eventually("under way", lambda: (RUN / ".sockbroker-new-demo/folder/2000").exists())
     return daemon
@@ -446,7 +447,7 @@ def test_a_reload_during_the_start(world: World) -> None:
 
     Taken out: `block_signals`; then the start is killed.
     """
-    daemon = slow_start(world)
+    daemon = slow_start(world, directories=10)
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_until_ready()
     daemon.wait_for("policy in force")
@@ -459,10 +460,10 @@ def test_an_end_during_the_start(world: World, number: signal.Signals) -> None:
 
     Taken out: that SIGTERM and SIGINT end a start; then it goes on.
     """
-    daemon = slow_start(world)
+    daemon = slow_start(world, directories=100)
     daemon.process.send_signal(number)
-    assert daemon.ended(5) != 0
+    assert daemon.ended() != 0
     assert daemon.log("ready") == []
     world.start()
     names = sorted(os.listdir(RUN / "demo"))
-    assert names == [".sockbroker", *(f"{uid}" for uid in range(2000, 2010))]
+    assert names == [".sockbroker", *(f"{uid}" for uid in range(2000, 2100))]

@@ -34,12 +34,14 @@ from running import (
     Manager,
     World,
     eventually,
+    has_ended,
     layout,
     mount,
     state,
     tree,
 )
-from starting import LAYERS
+
+from this_kernel import LAYERS
 
 pytestmark = pytest.mark.root
 
@@ -536,7 +538,7 @@ def test_in_the_background_without_devices(world: World) -> None:
     pid = int((RUN / "sockbroker/sockbrokerd.pid").read_text())
     assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
     os.kill(pid, signal.SIGTERM)
-    eventually("ended", lambda: not Path(f"/proc/{pid}").exists())
+    eventually("ended", lambda: has_ended(pid))
 
 
 def test_without_proc(world: World) -> None:

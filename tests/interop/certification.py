@@ -75,7 +75,7 @@ class Certification:
         self.failures: list[str] = []
         """What clients did wrong."""
         self._next: dict[str, str] = {}
-        self._names = (f"client-{number}" for number in itertools.count())
+        self._numbers = itertools.count()  # of which all threads may take the next
         texts = (
             resources.files("varlink.tests").joinpath(f"{INTERFACE}.varlink").read_text("utf-8"),
             resources.files("sockbroker")
@@ -95,7 +95,7 @@ class Certification:
         )
 
     def _start(self, _context: None, _call: Call) -> Answer:
-        client = next(self._names)
+        client = f"client-{next(self._numbers)}"
         self._next[client] = ORDER[0]
         return Reply({"client_id": client})
 

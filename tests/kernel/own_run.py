@@ -50,7 +50,7 @@ def mounted_run() -> Iterator[Path]:
         raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
     mount("none", Path("/"), "", MS_REC | MS_PRIVATE)  # nothing goes out to the machine's
     run = Path("/run")
-    mount("tmpfs", run, "tmpfs", options="mode=0755,size=256m")
+    mount("tmpfs", run, "tmpfs", options="mode=0755,size=256m,nr_inodes=1m")
     try:
         yield run
     finally:

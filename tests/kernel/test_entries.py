@@ -65,9 +65,10 @@ def test_opened_for_what_it_is(folder: int, run: Path) -> None:
 def test_mounts_are_not_entered(folder: int, run: Path) -> None:
     """A mount, of a directory or a file, is EXDEV, and nothing stays open."""
     (run / "directory").mkdir()
-    (run / "file").touch()
+    for name in ("file", "other"):
+        (run / name).touch()
     own_run.mount("tmpfs", run / "directory", "tmpfs")
-    own_run.mount("/etc/hostname", run / "file", "", own_run.MS_BIND)
+    own_run.mount(str(run / "other"), run / "file", "", own_run.MS_BIND)
     before = own_run.descriptors()
     for name in ("directory", "file"):
         with pytest.raises(OSError, match=r".") as caught:

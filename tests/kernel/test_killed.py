@@ -88,7 +88,7 @@ def kill_at_each(
 
     _new_base(run / "first", prepare)
     calls = calls_of(run / "first", log, work)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         killed = Counter(pool.map(one, range(len(calls)), calls))
     for number in range(len(calls)):
         _assert_mended(run / f"base{number}")

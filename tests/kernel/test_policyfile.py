@@ -137,7 +137,7 @@ def test_what_is_no_regular_file_is_not_read_and_stalls_nothing() -> None:
         file.unlink()
         file.mkdir()
         assert "not a regular file" in complaint(file)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
 
     world(test)
 

@@ -244,9 +244,10 @@ def test_exchanged_while_it_is_deleted(folder: Folder, run: Path) -> None:
         fill(make)
         inside = os.open(run / "chat/1000/a", os.O_PATH)
 
-        def exchange() -> None:
-            _libc.renameat2(inside, b"d", inside, b"link", RENAME_EXCHANGE)  # noqa: B023
+        def exchange() -> int:
+            return _libc.renameat2(inside, b"d", inside, b"link", RENAME_EXCHANGE)  # noqa: B023
 
+        assert exchange() == 0
         with own_run.looping_as(1000, exchange):
             assert delete(folder) == Removed()
         os.close(inside)

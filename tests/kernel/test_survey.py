@@ -5,6 +5,7 @@ Each arrangement is judged by both, with real sockets, locks, mounts, ACLs and f
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -97,7 +98,7 @@ def with_acl(name: str) -> Arrange:
 def many_attributes(directory: Path) -> object:
     """More names than the kernel lists for anybody, and an ACL among them."""
     for number in range(300):
-        os.setxattr(directory, f"user.{number:0>240}", b"")
+        os.setxattr(directory, f"trusted.{number:0>240}", b"")
     os.setxattr(directory, ACCESS_ACL, acl(user=MALLORY, permissions=7))
     with pytest.raises(OSError, match="too long"):
         os.listxattr(directory)
@@ -105,7 +106,10 @@ def many_attributes(directory: Path) -> object:
 
 
 def another_attribute(directory: Path) -> object:
-    os.setxattr(directory, "user.note", b"x")
+    try:
+        os.setxattr(directory, "user.note", b"x")
+    except OSError as error:
+        assert error.errno == errno.EOPNOTSUPP  # noqa: PT017  before Linux 6.6 there are none
     return None
 
 
@@ -290,7 +294,7 @@ def test_a_file_server_that_never_answers(allow_other: bool) -> None:
 
     def world() -> object:
         with own_run.mounted_fuse(DIRECTORY, uid=ALICE, allow_other=allow_other):
-            own_run.within(5, looks_mounted_on)
+            own_run.within(60, looks_mounted_on)
         return None
 
     arranged(test_usage.nothing, world)

@@ -309,7 +309,7 @@ def test_only_what_is_wanted_is_kept() -> None:
 def test_signals_do_not_disturb() -> None:
     """A reading that signals break into is as complete as any other."""
 
-    def world() -> tuple[set[int], int]:
+    def world() -> set[int]:
         raise_limit()
         kept = [made(b"\0%06d" % number) for number in range(4000)]
         arrived = []
@@ -317,15 +317,13 @@ def test_signals_do_not_disturb() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
         end = time.monotonic() + 1
         sizes = set()
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(arrived) < 10:
             sizes.add(len(table(SHOW_NAME)))
         signal.setitimer(signal.ITIMER_REAL, 0)
         del kept
-        return sizes, len(arrived)
+        return sizes
 
-    sizes, arrived = in_private_world(world)
-    assert sizes == {4000}
-    assert arrived > 10
+    assert in_private_world(world) == {4000}
 
 
 def test_a_message_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ set -eu
 umask 022
 cd "$SCRATCH"
 mkdir -p upper work root
-mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
+mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work,index=off root
 cd root
 mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys

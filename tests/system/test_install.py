@@ -155,8 +155,9 @@ def test_only_one_installs_at_a_time(machine: Machine) -> None:
     Taken out: flock(1) of install.sh; then both do.
     """
     lock = "/run/.sockbroker-install.lock"
-    holder = subprocess.Popen(machine.command("flock", lock, "sleep", "60"), cwd="/")
-    machine.wait_until(lambda: machine.path(lock).exists(), 10)
+    hold = "echo >/run/held; exec sleep 60"
+    holder = subprocess.Popen(machine.command("flock", lock, "sh", "-c", hold), cwd="/")
+    machine.wait_until(lambda: machine.path("/run/held").exists(), 60)
     try:
         done = install(machine)
     finally:
