@@ -17,8 +17,10 @@ from dataclasses import dataclass
 
 # By os.uname().machine.
 NUMBERS = {
-    "x86_64": {"setsockopt": 54, "capset": 126, "prctl": 157, "mount": 165, "unshare": 272},
-    "aarch64": {"setsockopt": 208, "capset": 91, "prctl": 167, "mount": 40, "unshare": 97},
+    "x86_64": {"setsockopt": 54, "capset": 126, "prctl": 157, "mount": 165, "unshare": 272}
+    | {"mmap": 9, "mprotect": 10},
+    "aarch64": {"setsockopt": 208, "capset": 91, "prctl": 167, "mount": 40, "unshare": 97}
+    | {"mmap": 222, "mprotect": 226},
 }[os.uname().machine] | {"openat2": 437, "mount_setattr": 442, "landlock_create_ruleset": 444}
 
 PR_SET_SECCOMP = 22

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from errno import EINVAL, ENOPROTOOPT, ENOSYS, EOPNOTSUPP, EPERM
+from mmap import PROT_EXEC, PROT_READ, PROT_WRITE
 from pathlib import Path
 
 import attacks
@@ -187,6 +188,14 @@ PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_SET_MDWE, PR_GET_MDWE 
 
 Calls = list[tuple[str | int, ...]]
 
+NO_MDWE: Calls = [("prctl", PR_SET_MDWE), ("prctl", PR_GET_MDWE)]
+
+MEMORY_FILTER: Calls = [
+    ("mmap", -1, -1, PROT_READ | PROT_WRITE | PROT_EXEC),
+    ("mprotect", -1, -1, PROT_READ | PROT_EXEC),
+]
+"""As MemoryDenyWriteExecute= of a unit has it, systemd.exec(5)."""
+
 LACKING: dict[str, tuple[Calls, set[str], list[int]]] = {
     "landlock": ([("landlock_create_ruleset",)], {"landlock"}, [ENOSYS, EOPNOTSUPP]),
     "seccomp": ([("prctl", PR_SET_SECCOMP)], {"system_calls"}, [EINVAL]),
@@ -196,7 +205,13 @@ LACKING: dict[str, tuple[Calls, set[str], list[int]]] = {
     "capset": ([("capset",)], {"capabilities"}, [EPERM]),
     "the bounding set": ([("prctl", PR_CAPBSET_DROP)], {"capabilities"}, [EPERM]),
     "a look at it": ([("prctl", PR_CAPBSET_READ)], {"capabilities"}, [EINVAL, EPERM]),
-    "MDWE": ([("prctl", PR_SET_MDWE), ("prctl", PR_GET_MDWE)], {"no_new_code"}, [EINVAL]),
+    "MDWE": (NO_MDWE, {"no_new_code"}, [EINVAL]),
+    "MDWE, which a filter makes up for": ([*NO_MDWE, *MEMORY_FILTER], set(), [EPERM]),
+    "MDWE, for which half a filter does not": (
+        [*NO_MDWE, MEMORY_FILTER[0]],
+        {"no_new_code"},
+        [EPERM],
+    ),
     # Without it the kernel takes neither a rule nor a filter from one that gave up the rest.
     "no_new_privs": (
         [("prctl", PR_SET_NO_NEW_PRIVS)],
@@ -210,7 +225,12 @@ LACKING: dict[str, tuple[Calls, set[str], list[int]]] = {
 that cannot be had then; and the answers that are known for it."""
 
 LACKING["everything"] = (
-    [call for calls, _layers, _answers in LACKING.values() for call in calls],
+    [
+        call
+        for calls, _layers, _answers in LACKING.values()
+        for call in calls
+        if call not in MEMORY_FILTER
+    ],
     set().union(*(layers for _calls, layers, _answers in LACKING.values())),
     [ENOSYS, EPERM],
 )

@@ -215,7 +215,8 @@ def test_a_daemon_that_has_been_taken_over_is_not_root(machine: Machine) -> None
     assert outcomes["drop a unit"] == "EROFS"
     assert outcomes["ask PID 1"] == "EACCES"
     assert machine.said("sh", "-c", "cat /srv/target/*") == "unchanged\n" * 2 + "unchanged"
-    assert status["confinement"] == LAYERS
+    # A filter of the unit makes up for what a kernel before 6.3 has not.
+    assert set(status["confinement"]) == {*LAYERS, "no_new_code"}
 
 
 @pytest.mark.parametrize("address", [ABSTRACT, BY_PATH])

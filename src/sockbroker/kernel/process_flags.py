@@ -4,6 +4,7 @@ Source: prctl(2).  Each is kept by what it starts, and cannot be taken back.
 """
 
 import ctypes
+import errno
 import os
 from typing import Final
 
@@ -28,12 +29,35 @@ def no_new_privileges() -> bool:
 
 def set_no_new_code() -> None:
     """Have no memory become executable that was writable; OSError (EINVAL) before Linux 6.3."""
-    _set(_PR_SET_MDWE)
+    try:
+        _set(_PR_SET_MDWE)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            error.strerror = "needs Linux 6.3, or MemoryDenyWriteExecute= of a unit"
+        raise
 
 
 def no_new_code() -> bool:
+    """Whether that is so: by the flag or, before Linux 6.3, by a filter of who started us."""
     answer = _libc.prctl(_PR_GET_MDWE, 0, 0, 0, 0)
-    return bool(answer > 0 and answer & _PR_MDWE_REFUSE_EXEC_GAIN)  # -1 before Linux 6.3
+    if answer < 0:
+        return not _can_make_code()
+    return bool(answer & _PR_MDWE_REFUSE_EXEC_GAIN)
+
+
+def _can_make_code() -> bool:
+    from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, PROT_EXEC, PROT_READ, PROT_WRITE, mmap
+
+    own, writable = MAP_PRIVATE | MAP_ANONYMOUS, PROT_READ | PROT_WRITE
+    try:
+        mmap(-1, PAGESIZE, own, writable | PROT_EXEC).close()
+    except OSError:
+        with mmap(-1, PAGESIZE, own, writable) as area:
+            start = ctypes.c_char.from_buffer(area)
+            refused = _libc.mprotect(ctypes.byref(start), PAGESIZE, PROT_READ | PROT_EXEC)
+            del start  # which would keep the area from being closed
+        return not refused
+    return True
 
 
 def _set(flag: int) -> None:
