@@ -80,7 +80,7 @@ def unnoticed(daemon: Daemon) -> Iterator[Callable[[], None]]:
         assert len(waits) > 3
         assert usual(waits) < PROMISED * SLACK, (usual(waits), max(waits))
         assert max(waits) < 1 * SLACK
-        eventually("closed", lambda: daemon.descriptors() <= before, 10)
+        eventually("closed", lambda: daemon.descriptors() <= before)
         assert daemon.resident() - resident < 16 * 1024
         assert daemon.log("fault") == []
 
@@ -255,7 +255,7 @@ def test_what_was_queued_before_the_daemon_came(networked: World) -> None:
         began = time.monotonic()
         assert granted(user_asks(ALICE, "Request", app="demo"))[1] == "created"
         assert time.monotonic() - began < 1 * SLACK
-        eventually("closed", lambda: daemon.descriptors() < 25, 10)
+        eventually("closed", lambda: daemon.descriptors() < 25)
 
 
 def test_who_sends_what_lingers_while_it_ends(networked: World) -> None:

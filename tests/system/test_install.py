@@ -195,7 +195,7 @@ def test_what_is_in_use_outlives_the_program(machine: Machine) -> None:
     )
     asking = machine.command("/usr/bin/python3", "-c", server, uid=ALICE)
     serving = subprocess.Popen(asking, cwd="/")
-    machine.wait_until(machine.path(f"/run/demo/{ALICE}/s").is_socket, 10)
+    machine.wait_until(machine.path(f"/run/demo/{ALICE}/s").is_socket, 60)
 
     done = install(machine, "--uninstall")
     assert (done.returncode, done.stderr) == (0, "")
