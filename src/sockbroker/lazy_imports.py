@@ -19,7 +19,7 @@ def lazily(*names: str) -> Iterator[None]:
 
     What has been imported before stays as it is; whoever imports it afterwards gets the real one.
     """
-    placed = {name: _stand_in(name) for name in names if name not in sys.modules}
+    placed = {name: _StandIn(name) for name in names if name not in sys.modules}
     sys.modules.update(placed)
     try:
         yield
@@ -29,13 +29,14 @@ def lazily(*names: str) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _stand_in(name: str) -> ModuleType:
-    stand_in = ModuleType(name, f"Stands for {name} until something of it is used.")
+class _StandIn(ModuleType):
+    """Stands for a module until something of it is used."""
 
-    def find(attribute: str) -> object:
-        if sys.modules.get(name) is stand_in:
+    def __bool__(self) -> bool:
+        return False  # so logging, which asks sys.modules, takes asyncio for not imported
+
+    def __getattr__(self, attribute: str) -> object:
+        name = self.__name__
+        if sys.modules.get(name) is self:
             del sys.modules[name]
         return getattr(import_module(name), attribute)
-
-    vars(stand_in)["__getattr__"] = find  # see PEP 562
-    return stand_in
